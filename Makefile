@@ -1,0 +1,66 @@
+# Every target sets itself up: it needs Python 3.11+ with venv, a C++20 compiler and make.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MODEL ?= qwen2.5-coder:0.5b
+PROMPT ?= Write a Python function that returns the n-th Fibonacci number.
+CORE := $(wildcard csrc/*.cpp csrc/*.h csrc/kernels/*.cpp csrc/kernels/*.h csrc/kernels/lanes/*.h)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-slow lint fix sanitize bench bench-peers clean
+
+help:  ## show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 24
+
+run: $(VENV)/.built  ## answer PROMPT with MODEL; the first time fetches and packs the model
+	@$(BIN)/qwell run $(MODEL) "$(PROMPT)" --max-tokens 256
+
+test: $(VENV)/.dev  ## every fast test, in under 10 minutes
+	$(BIN)/pytest -q -m "not slow"
+
+test-slow: $(VENV)/.dev  ## the slow tests: real models against their bars
+	$(BIN)/pytest -q -m slow --durations=10
+
+lint: $(VENV)/.dev  ## ruff, mypy --strict, clang-format, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CORE)
+	$(BIN)/lint-imports --no-cache
+
+fix: $(VENV)/.dev  ## what lint can mend by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CORE)
+	$(BIN)/python -m nanobind.stubgen -q -m qwell._core -o src/qwell/_core.pyi
+
+sanitize: $(VENV)/.dev  ## the native tests under the address and undefined-behaviour sanitizers
+	@tools/sanitize.sh
+
+bench: $(VENV)/.built  ## speed of MODEL on this machine
+	@$(BIN)/python benchmarks/bench.py $(MODEL)
+
+bench-peers: $(VENV)/.built  ## the same work on llama.cpp and here, alternated
+	@tools/bench_peers.sh $(MODEL)
+
+clean:  ## remove what make built; the model cache stays (qwell rm removes that)
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/.venv-ready:
+	@command -v $(PYTHON) >/dev/null || { echo "qwell: $(PYTHON) is missing: install Python 3.11 or newer"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "qwell: $(PYTHON) is older than 3.11: set PYTHON=python3.11 or newer"; exit 1; }
+	@command -v $${CXX:-c++} >/dev/null || { echo "qwell: a C++ compiler is missing: install g++ 12 or clang 15, or newer"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "qwell: python venv is missing: install your system's python3-venv package"; exit 1; }
+	@touch $@
+
+# The sources of the core are a dependency: edit one and the next target builds it again.
+$(VENV)/.built: $(VENV)/.venv-ready pyproject.toml CMakeLists.txt constraints.txt $(CORE)
+	@$(BIN)/pip install -q -c constraints.txt scikit-build-core nanobind cmake ninja 2> >(grep -v "^WARNING: Location" >&2)
+	@$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e . 2> >(grep -v "^WARNING: Location" >&2)
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.built
+	@$(BIN)/pip install -q -c constraints.txt torch 2> >(grep -v "^WARNING: Location" >&2)
+	@$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[dev]' 2> >(grep -v "^WARNING: Location" >&2)
+	@touch $@

@@ -1,0 +1,286 @@
+// Python's view of the core: checks of types and shapes, the GIL let go around long calls, and no
+// algorithm.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+
+#include "cpu.h"
+#include "program.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace qwell;
+
+using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using OutMatrix = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using OutFloats = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Table = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Pages = nb::ndarray<const uint16_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+
+static std::vector<float> copy(const Floats& a) { return {a.data(), a.data() + a.shape(0)}; }
+static void require(bool condition, const char* what) {
+  if (!condition) throw std::invalid_argument(what);
+}
+
+static RowOp norm_op(const Floats& weight, float eps) {
+  RowOp op{RowOp::Norm};
+  op.weight = copy(weight), op.length = int(weight.shape(0)), op.eps = eps;
+  return op;
+}
+
+static void step(Program& program, Ints input_ids, Ints row_splits, Ints past, Ints positions, Ints out_rows,
+                 Table page_table, KvCache& kv, OutMatrix logits) {
+  const size_t rows = input_ids.shape(0), seqs = past.shape(0), outs = out_rows.shape(0);
+  require(row_splits.shape(0) == seqs + 1 && positions.shape(0) == rows && page_table.shape(0) == seqs,
+          "the parts of a batch differ in length");
+  require(logits.shape(0) == outs && logits.shape(1) == size_t(program.shape.vocab),
+          "logits must be [output rows, vocab_size]");
+  const Batch batch{input_ids.data(),  row_splits.data(), past.data(), positions.data(), out_rows.data(),
+                    page_table.data(), int(rows),         int(seqs),   int(outs),        int(page_table.shape(1))};
+  nb::gil_scoped_release release;
+  program.step(batch, kv, logits.data());
+}
+
+// The kernels one by one, for tests and benchmarks: same code, no program around it.
+static void linear_kernel(const std::string& isa, Format format, Bytes packed, int n, Matrix x, bool q16,
+                          OutMatrix out) {
+  const Kernels& kernels = kernels_named(isa);
+  const FormatInfo info = format_info(format);
+  const int rows = int(x.shape(0)), k = int(x.shape(1)), panels = (n + kPanel - 1) / kPanel;
+  const int64_t panel_bytes = int64_t(k) / info.block_inputs * info.block_bytes;
+  require(k % (info.integer ? std::max(info.block_inputs, kGroup) : 2) == 0, "k is not a whole number of blocks");
+  require(int64_t(packed.shape(0)) >= panels * panel_bytes, "the packed matrix is too short");
+  require(int(out.shape(0)) == rows && int(out.shape(1)) == panels * kPanel, "out must be [rows, panels * 32]");
+  const Precision precision = q16 ? Precision::Q16 : Precision::Q8;
+  std::vector<int8_t> lo(size_t(rows) * k), hi(size_t(rows) * k);
+  std::vector<float> scale(size_t(rows) * k / kGroup + 1);
+  std::vector<int32_t> sum(size_t(rows) * k / kLanes + 1);
+  std::vector<Row> row(rows);
+  for (int64_t r = 0; r < rows; r++) {
+    int8_t *l = lo.data() + r * k, *h = hi.data() + r * k;
+    float* s = scale.data() + r * k / kGroup;
+    int32_t* t = sum.data() + r * k / kLanes;
+    if (info.integer) kernels.quantize(x.data() + r * k, k, precision, l, h, s, t);
+    row[r] = {x.data() + r * k, l, l, h, s, s, t, t};
+  }
+  std::vector<uint8_t> scratch(unpacked_bytes(k) + 64);
+  for (int p = 0; p < panels; p++)
+    kernels.linear[int(format)](packed.data() + p * panel_bytes, k, row.data(), rows, precision,
+                                out.data() + p * kPanel, out.shape(1), scratch.data());
+}
+
+static void attention_kernel(const std::string& isa, Matrix q, Pages pages, int head_dim, int first_position,
+                             OutMatrix out) {
+  const int rows = int(q.shape(0)), group = int(q.shape(1)) / head_dim;
+  require(head_dim % kLanes == 0 && head_dim <= kMaxHeadDim && int(q.shape(1)) == group * head_dim,
+          "q must be [rows, group * head_dim]");
+  require(pages.shape(1) == 2 && int(pages.shape(2)) == head_dim * kPage, "pages must be [n, 2, head_dim * 64]");
+  require(first_position + rows <= int(pages.shape(0)) * kPage, "fewer pages than positions");
+  require(out.shape(0) == q.shape(0) && out.shape(1) == q.shape(1), "out must have the shape of q");
+  std::vector<const uint16_t*> at;
+  for (size_t i = 0; i < pages.shape(0); i++) at.push_back(pages.data() + i * 2 * head_dim * kPage);
+  kernels_named(isa).attention(
+      {q.data(), out.data(), int64_t(q.shape(1)), at.data(), rows, group, head_dim, first_position});
+}
+
+static void row_kernel(const std::string& isa, const std::string& op, Floats a, Floats b, int n, float eps,
+                       OutFloats y) {
+  const Kernels& kernels = kernels_named(isa);
+  require(int(a.shape(0)) == n && int(y.shape(0)) >= n, "lengths differ");
+  require(op == "rope" ? int(b.shape(0)) == n : int(b.shape(0)) == n, "lengths differ");
+  if (op == "rms_norm") kernels.rms_norm(a.data(), b.data(), n, int(y.shape(0)), eps, y.data());
+  else if (op == "silu_mul") kernels.silu_mul(a.data(), b.data(), n, y.data());
+  else if (op == "add") kernels.add(a.data(), b.data(), n, y.data());
+  else if (op == "rope") {  // b holds cos, then sin
+    std::copy(a.data(), a.data() + n, y.data());
+    kernels.rope(y.data(), n, b.data(), b.data() + n / 2);
+  } else throw std::invalid_argument("unknown row op");
+}
+
+NB_MODULE(_core, m) {
+  m.doc() = "The native core of qwell: packed formats, kernels, and the program that walks them.";
+  m.attr("PANEL") = kPanel;
+
+  nb::enum_<Format> format(m, "Format");
+  const char* names[kNumFormats] = {"F32",  "F16",  "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1",
+                                    "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"};
+  for (int i = 0; i < kNumFormats; i++) format.value(names[i], Format(i));
+
+  m.def("isa_available", &isa_available, "Instruction sets that run here, worst first.");
+  m.def(
+      "isa_selected", [] { return std::string(select_kernels().name); },
+      "The one in use: the best, or QWELL_FORCE_ISA.");
+  m.def("cpu_features", [] {
+    const Cpu& c = cpu();
+    nb::dict d;
+    d["avx2"] = c.avx2, d["fma"] = c.fma, d["f16c"] = c.f16c, d["avx512"] = c.avx512;
+    d["avx512_vnni"] = c.avx512_vnni, d["avx512_bf16"] = c.avx512_bf16;
+    d["amx_int8"] = c.amx_int8, d["amx_bf16"] = c.amx_bf16;
+    return d;
+  });
+  m.def(
+      "format_info",
+      [](Format f) {
+        const FormatInfo i = format_info(f);
+        return nb::make_tuple(i.block_inputs, i.block_bytes, i.integer);
+      },
+      "(inputs of a block, bytes of a block of 32 columns, integer?)");
+  m.def(
+      "gather_column",
+      [](Format f, Bytes packed, int k, int64_t index, OutFloats out) {
+        const FormatInfo i = format_info(f);
+        require(k % i.block_inputs == 0 && int(out.shape(0)) == k, "out must have k floats");
+        require(index >= 0 &&
+                    (index / kPanel + 1) * (int64_t(k) / i.block_inputs * i.block_bytes) <= int64_t(packed.shape(0)),
+                "column out of range");
+        gather_column(f, packed.data(), k, index, out.data());
+      },
+      "One column of a packed matrix, dequantised.");
+  m.def("linear", &linear_kernel, "isa"_a, "format"_a, "packed"_a, "n"_a, "x"_a, "q16"_a, "out"_a);
+  m.def("attention", &attention_kernel, "isa"_a, "q"_a, "pages"_a, "head_dim"_a, "first_position"_a, "out"_a);
+  m.def("row_op", &row_kernel, "isa"_a, "op"_a, "a"_a, "b"_a, "n"_a, "eps"_a, "y"_a);
+
+  nb::class_<Product>(m, "Product", "One matrix of a linear phase: its epilogue and destination.")
+      .def("bias", [](Product& p, Floats b) { p.bias = copy(b); })
+      .def("norm", [](Product& p, Floats w, float eps) { p.epilogue.push_back(norm_op(w, eps)); })
+      .def("rope", [](Product& p, int angles) { p.epilogue.push_back({RowOp::Rope, angles}); })
+      .def("add", [](Product& p, int slot) { p.epilogue.push_back({RowOp::Add, slot}); })
+      .def("silu_mul",
+           [](Product& p, int partner) {
+             p.epilogue.push_back({RowOp::SiluMul});
+             p.partner = partner;
+           })
+      .def("to_slot",
+           [](Product& p, int slot) {
+             p.dest = Product::Slot;
+             p.slot = slot;
+           })
+      .def("to_keys",
+           [](Product& p, int layer) {
+             p.dest = Product::Keys;
+             p.layer = layer;
+           })
+      .def("to_values",
+           [](Product& p, int layer) {
+             p.dest = Product::Values;
+             p.layer = layer;
+           })
+      .def("to_output", [](Product& p) { p.dest = Product::Output; })
+      .def("as_pair", [](Product& p) { p.dest = Product::Pair; });
+
+  nb::class_<KvCache>(m, "KvCache", "Pages of keys and values in bf16, committed as they are used.")
+      .def("__init__",
+           [](KvCache* self, const Program& program, int pages) {
+             require(pages >= 1, "a KV cache needs at least one page");
+             new (self) KvCache(program.shape, pages);
+           })
+      .def_ro("pages", &KvCache::pages);
+
+  nb::class_<Program>(m, "Program", "Phases over static buffers; one step is one call without the GIL.")
+      .def(
+          "__init__",
+          [](Program* self, int hidden, int heads, int kv_heads, int head_dim, int layers, int vocab, int max_rows,
+             int threads, const std::string& weights, int64_t bytes) {
+            require(threads >= 1 && threads <= 1024, "threads is not in 1 .. 1024");
+            require(heads > 0 && kv_heads > 0 && heads % kv_heads == 0 && layers > 0 && vocab > 0, "shape");
+            const Kernels& kernels = select_kernels();
+            Region region;
+            {
+              nb::gil_scoped_release release;
+              region = Region::read_file(weights, bytes, threads);
+            }
+            new (self) Program({hidden, heads, kv_heads, head_dim, layers, vocab}, max_rows, threads, kernels,
+                               std::move(region));
+          },
+          "hidden"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "layers"_a, "vocab"_a, "max_rows"_a, "threads"_a,
+          "weights"_a, "bytes"_a)
+      .def("slot", &Program::slot, "width"_a)
+      .def(
+          "product",
+          [](const Program& p, Format format, int n, int k, int64_t offset, bool q16, int unit) {
+            Product product;
+            product.weight = p.weight(format, n, k, offset);
+            product.precision = q16 ? Precision::Q16 : Precision::Q8;
+            product.unit = unit;
+            product.dest = Product::Pair;
+            require(unit > 0 && unit % kPanel == 0, "a unit is a whole number of panels");
+            return product;
+          },
+          "format"_a, "n"_a, "k"_a, "offset"_a, "q16"_a, "unit"_a)
+      .def("angles",
+           [](Program& p, int out, Floats inv_freq) {
+             Phase phase{Phase::Angles, "angles"};
+             phase.out = out, phase.inv_freq = copy(inv_freq);
+             p.add(phase);
+           })
+      .def("embed",
+           [](Program& p, int out, Format format, int n, int k, int64_t offset) {
+             Phase phase{Phase::Embed, "embed"};
+             phase.out = out, phase.embedding = p.weight(format, n, k, offset);
+             require(n >= p.shape.vocab, "the embedding has fewer rows than the vocabulary");
+             p.add(phase);
+           })
+      .def(
+          "linear",
+          [](Program& p, const std::string& label, int in, bool select, bool out_rows, nb::object norm, float eps,
+             const std::vector<Product>& products) {
+            Phase phase{Phase::Linear, label};
+            phase.in = in, phase.select = select, phase.out_rows = out_rows, phase.products = products;
+            if (!norm.is_none()) phase.norm = true, phase.op = norm_op(nb::cast<Floats>(norm), eps);
+            p.add(phase);
+          },
+          "label"_a, "in_"_a, "select"_a, "out_rows"_a, "norm"_a.none(), "eps"_a, "products"_a)
+      .def("attention",
+           [](Program& p, int q, int out, int layer) {
+             Phase phase{Phase::Attention, "attention"};
+             phase.in = q, phase.out = out, phase.layer = layer;
+             p.add(phase);
+           })
+      .def("store",
+           [](Program& p, int in, int layer, bool keys) {
+             Phase phase{Phase::Store, keys ? "keys" : "values"};
+             phase.in = in, phase.layer = layer, phase.dest = keys ? Product::Keys : Product::Values;
+             p.add(phase);
+           })
+      .def("select",
+           [](Program& p, int in, int out) {
+             Phase phase{Phase::Rows, "select"};
+             phase.in = in, phase.out = out, phase.out_rows = true, phase.op.kind = RowOp::Select;
+             p.add(phase);
+           })
+      .def("norm",
+           [](Program& p, int in, int out, bool out_rows, Floats weight, float eps) {
+             Phase phase{Phase::Rows, "rms_norm"};
+             phase.in = in, phase.out = out, phase.out_rows = out_rows, phase.op = norm_op(weight, eps);
+             p.add(phase);
+           })
+      .def("row_op",
+           [](Program& p, const std::string& op, int in, int other, int out, bool out_rows) {
+             Phase phase{Phase::Rows, op};
+             phase.in = in, phase.out = out, phase.out_rows = out_rows;
+             phase.op = {op == "rope" ? RowOp::Rope : op == "add" ? RowOp::Add : RowOp::SiluMul, other};
+             require(op == "rope" || op == "add" || op == "silu_mul", "unknown row op");
+             p.add(phase);
+           })
+      .def("finish", &Program::finish)
+      .def("step", &step, "input_ids"_a, "row_splits"_a, "past"_a, "positions"_a, "out_rows"_a, "page_table"_a, "kv"_a,
+           "logits"_a)
+      .def("take_times", &Program::take_times, "Nanoseconds of each phase since the last call.")
+      .def("labels",
+           [](const Program& p) {
+             std::vector<std::string> labels;
+             for (const Phase& phase : p.phases()) labels.push_back(phase.label);
+             return labels;
+           })
+      .def_ro("max_rows", &Program::max_rows)
+      .def_prop_ro("threads", &Program::threads)
+      .def_prop_ro("isa", [](const Program& p) { return std::string(p.isa()); })
+      .def_prop_ro("weight_bytes", &Program::weight_bytes)
+      .def_prop_ro("scratch_bytes", &Program::scratch_bytes);
+}

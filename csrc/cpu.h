@@ -1,0 +1,16 @@
+// What this CPU can do, from CPUID bits and the operating system's word on register state. Never
+// from the model's name: virtual machines mask it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace qwell {
+
+struct Cpu {
+  bool avx2, fma, f16c, avx512, avx512_vnni, avx512_bf16, amx_int8, amx_bf16;
+};
+const Cpu& cpu();
+std::vector<std::string> isa_available();  // of scalar, avx2, avx512: those that run here
+
+}  // namespace qwell

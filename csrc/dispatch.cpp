@@ -1,0 +1,52 @@
+// Which kernels run: a table by name, the last one available wins. And the facts of each format.
+#include <cstdlib>
+#include <stdexcept>
+
+#include "cpu.h"
+#include "dispatch.h"
+
+namespace qwell {
+
+const Kernels& kernels_named(const std::string& name) {
+  std::string known;
+  for (const std::string& available : isa_available()) {
+    known += (known.empty() ? "" : ", ") + available;
+    if (available != name) continue;
+    if (name == "scalar") return kScalarKernels;
+#if defined(__x86_64__)
+    return name == "avx2" ? kAvx2Kernels : kAvx512Kernels;
+#endif
+  }
+  throw std::invalid_argument("the instruction set '" + name + "' is not available here: choose one of " + known);
+}
+
+const Kernels& select_kernels() {
+  const char* forced = std::getenv("QWELL_FORCE_ISA");
+  return kernels_named(forced && *forced ? forced : isa_available().back());
+}
+
+template <Format F>
+static constexpr FormatInfo integer_info() {
+  return {Block<F>::inputs, Block<F>::bytes, true};
+}
+
+FormatInfo format_info(Format format) {
+  switch (format) {
+    case Format::F32: return {1, 4 * kPanel, false};
+    case Format::F16:
+    case Format::BF16: return {1, 2 * kPanel, false};
+    case Format::Q4_0: return integer_info<Format::Q4_0>();
+    case Format::Q4_1: return integer_info<Format::Q4_1>();
+    case Format::Q5_0: return integer_info<Format::Q5_0>();
+    case Format::Q5_1: return integer_info<Format::Q5_1>();
+    case Format::Q8_0: return integer_info<Format::Q8_0>();
+    case Format::Q2_K: return integer_info<Format::Q2_K>();
+    case Format::Q3_K: return integer_info<Format::Q3_K>();
+    case Format::Q4_K: return integer_info<Format::Q4_K>();
+    case Format::Q5_K: return integer_info<Format::Q5_K>();
+    case Format::Q6_K: return integer_info<Format::Q6_K>();
+  }
+  throw std::invalid_argument("unknown packed format");
+}
+
+}  // namespace qwell

@@ -1,0 +1,91 @@
+// The contract of every kernel family: formulas with their order of operations.
+//
+// A formula fixes each result bit for bit; scalar, AVX2 and AVX-512 lanes run the same formula, so
+// their results are equal, and so are results with one thread or many, one row or sixty-four.
+// `fma` is one rounding, `a + b` and `a * b` one each, never contracted. Sixteen-lane sums s[0..15]
+// fold as s[i] + s[i+8], then +4, +2, +1.
+//
+// linear, integer formats. Activations of a row are quantised per 32 inputs:
+//     amax = max |x|, scale = amax / top, q = round_to_even(x * (top / amax))
+//   top = 127 ("q8"), or 16256 ("q16": q = 128 * hi + lo, both int8). With g running over the
+//   weight's groups in ascending order, u the stored weight, w its scale, m its minimum:
+//     dot = sum (u - zero) * q           exact in int32: |dot| <= 32 * 255 * 16256 < 2^27.1
+//     acc = fma(float(dot), w * scale, acc)
+//     acc = fma(-m, float(sum q) * scale, acc)      formats with minima
+// linear, float formats: even = fma(w[k], x[k], even) over even k ascending, odd likewise;
+//   result = even + odd.
+// rows: rms_norm: s[l] = fma(x, x, s[l]) over x[16 i + l]; r = 1 / sqrt(sum / n + eps);
+//     y = (x * r) * weight.
+//   rope: (a, b) -> (fma(a, cos, -(b * sin)), fma(b, cos, a * sin)).
+//   silu_mul: (gate / (1 + exp(-gate))) * up.
+// attention, per query, blocks of 64 keys at absolute positions in ascending order:
+//     s[key] = fma(q[d], k[d], s[key]) over d ascending, then * 1/sqrt(H)
+//     new = max(top, s of the block); c = exp(top - new); p = exp(s - new)
+//     sum = fma(sum, c, lane sum of p); o[d] = o[d] * c, then fma(p[key], v[key][d], o[d]) ascending
+//   result o[d] / sum. Keys and values are bf16.
+// exp: n = round_to_even(x * log2(e)); r = fma(n, -ln2_lo, fma(n, -ln2_hi, x)); polynomial of
+//   degree 6 in Horner form by fma; times 2^n. Arguments below -87 give 0, above 88 are clamped.
+#pragma once
+
+#include <cstdint>
+
+#include "packed.h"
+
+namespace qwell {
+
+// One row as the linear kernels read it. Unused parts are null.
+struct Row {
+  const float* f32;      // [k]
+  const int8_t* q8;      // [k]
+  const int8_t* lo;      // [k], q16 = 128 * hi + lo
+  const int8_t* hi;      // [k]
+  const float* scale8;   // [k / 32]
+  const float* scale16;  // [k / 32]
+  const int32_t* sum8;   // [k / 16], sums of q
+  const int32_t* sum16;  // [k / 16]
+};
+
+enum class Precision : int { Q8, Q16 };
+
+// What one attention item reads and writes: `rows` query rows of one sequence and one kv head.
+struct AttentionItem {
+  const float* q;                // first query row, first query head of the group
+  float* out;                    // same place in the output
+  int64_t stride;                // floats between rows of q and of out
+  const uint16_t* const* pages;  // pages[b]: keys [H][64] then values [64][H] of this kv head
+  int rows, group, head_dim;
+  int first_position;  // of the first row; row r sees keys 0 .. first_position + r
+};
+
+struct Kernels {
+  const char* name;
+  // tile[row * stride + column] for one panel of 32 columns. Row counts up to 4 read the packed
+  // panel once; more rows unpack it first into `scratch` (unpacked_bytes(k)).
+  using LinearFn = void (*)(const uint8_t* panel, int k, const Row* rows, int num_rows, Precision, float* tile,
+                            int64_t stride, uint8_t* scratch);
+  LinearFn linear[kNumFormats];
+  void (*quantize)(const float* x, int k, Precision, int8_t* lo, int8_t* hi, float* scale, int32_t* sum);
+  void (*rms_norm)(const float* x, const float* weight, int n, int padded, float eps, float* y);
+  void (*rope)(float* head, int head_dim, const float* cos, const float* sin);
+  void (*silu_mul)(const float* gate, const float* up, int n, float* y);
+  void (*add)(const float* a, const float* b, int n, float* y);
+  void (*attention)(const AttentionItem&);
+};
+
+inline int64_t unpacked_bytes(int k) {  // rows, then scales and minima per 16 inputs
+  return int64_t(k) * kPanel + 2 * int64_t(k / kLanes) * kPanel * int64_t(sizeof(float));
+}
+
+extern const Kernels kScalarKernels;
+#if defined(__x86_64__)
+extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx512Kernels;
+#endif
+
+// The best kernels this CPU runs, or those QWELL_FORCE_ISA names. Throws std::invalid_argument for
+// a name that is unknown or that the CPU lacks.
+const Kernels& select_kernels();
+// One embedding row: column `index` of the packed matrix, dequantised to float32 (scale * (u - zero)).
+void gather_column(Format format, const uint8_t* packed, int k, int64_t index, float* out);
+
+}  // namespace qwell

@@ -1,0 +1,144 @@
+// Sixteen lanes in two 256-bit registers: AVX2 with FMA and F16C.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+struct V {
+  struct F {
+    __m256 a, b;
+  };
+  struct I {
+    __m256i a, b;
+  };
+  struct B {
+    __m256i a, b;
+  };
+
+  static F set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+  static F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+  static void store(float* p, F x) { _mm256_storeu_ps(p, x.a), _mm256_storeu_ps(p + 8, x.b); }
+  static F add(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+  static F sub(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
+  static F mul(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+  static F div(F x, F y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
+  static F fma(F x, F y, F z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+  static F max(F x, F y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+  static F min(F x, F y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+  static F abs(F x) {
+    __m256 sign = _mm256_set1_ps(-0.0f);
+    return {_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b)};
+  }
+  static F neg(F x) {
+    __m256 sign = _mm256_set1_ps(-0.0f);
+    return {_mm256_xor_ps(sign, x.a), _mm256_xor_ps(sign, x.b)};
+  }
+  static F round(F x) {
+    constexpr int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    return {_mm256_round_ps(x.a, mode), _mm256_round_ps(x.b, mode)};
+  }
+  static F zero_below(F x, float limit, F y) {
+    __m256 at = _mm256_set1_ps(limit);
+    return {_mm256_and_ps(_mm256_cmp_ps(x.a, at, _CMP_NLT_UQ), y.a),
+            _mm256_and_ps(_mm256_cmp_ps(x.b, at, _CMP_NLT_UQ), y.b)};
+  }
+  static __m256 power2(__m256 n) {
+    __m256i bits = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 23));
+  }
+  static F scale2(F x, F n) { return mul(x, {power2(n.a), power2(n.b)}); }
+  static float sum(F x) {
+    __m256 b = _mm256_add_ps(x.a, x.b);
+    __m128 c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+    c = _mm_add_ps(c, _mm_movehl_ps(c, c));
+    return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
+  }
+  static float hmax(F x) {
+    __m256 b = _mm256_max_ps(x.a, x.b);
+    __m128 c = _mm_max_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+    c = _mm_max_ps(c, _mm_movehl_ps(c, c));
+    return _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)));
+  }
+  static __m128i load128(const void* p, int at = 0) { return _mm_loadu_si128(static_cast<const __m128i*>(p) + at); }
+  static F load_f16(const void* p) { return {_mm256_cvtph_ps(load128(p)), _mm256_cvtph_ps(load128(p, 1))}; }
+  static __m256 widen_bf16(__m128i h) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16)); }
+  static F load_bf16(const void* p) { return {widen_bf16(load128(p)), widen_bf16(load128(p, 1))}; }
+  static F load_i8(const void* p) {
+    __m128i bytes = load128(p);
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
+  }
+
+  static I set1i(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+  static I addi(I x, I y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+  static I subi(I x, I y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
+  static I shl7(I x) { return {_mm256_slli_epi32(x.a, 7), _mm256_slli_epi32(x.b, 7)}; }
+  static F to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+  static I to_int(F x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
+  static int32_t sumi(I x) {
+    __m256i b = _mm256_add_epi32(x.a, x.b);
+    __m128i c = _mm_add_epi32(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1));
+    c = _mm_add_epi32(c, _mm_shuffle_epi32(c, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(c, _mm_shuffle_epi32(c, 0xb1)));
+  }
+  static void store_i8(int8_t* p, I x) {
+    __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8);
+    __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+  }
+
+  static B loadb(const uint8_t* p) {
+    const __m256i* q = reinterpret_cast<const __m256i*>(p);
+    return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
+  }
+  static void storeb(uint8_t* p, B x) {
+    __m256i* q = reinterpret_cast<__m256i*>(p);
+    _mm256_storeu_si256(q, x.a), _mm256_storeu_si256(q + 1, x.b);
+  }
+  static __m256i masked(__m256i x, char mask) { return _mm256_and_si256(x, _mm256_set1_epi8(mask)); }
+  static B low_nibble(B x) { return {masked(x.a, 15), masked(x.b, 15)}; }
+  static B high_nibble(B x) { return {masked(_mm256_srli_epi16(x.a, 4), 15), masked(_mm256_srli_epi16(x.b, 4), 15)}; }
+  template <int left>
+  static __m256i move(__m256i x) {
+    return left > 0 ? _mm256_slli_epi16(x, left > 0 ? left : 0) : _mm256_srli_epi16(x, left > 0 ? 0 : -left);
+  }
+  template <int R>
+  static B or_bit5(B x, B plane) {
+    return {_mm256_or_si256(x.a, masked(move<4 - R>(plane.a), 16)),
+            _mm256_or_si256(x.b, masked(move<4 - R>(plane.b), 16))};
+  }
+  template <int R>
+  static B or_bits56(B x, B plane) {
+    return {_mm256_or_si256(x.a, masked(move<4 - 2 * R>(plane.a), 48)),
+            _mm256_or_si256(x.b, masked(move<4 - 2 * R>(plane.b), 48))};
+  }
+  // u < 2^bits. Up to 7 bits the 16-bit pair sums of vpmaddubsw cannot saturate
+  // (2 * 127 * 128 < 2^15); 8-bit weights are widened to 16 bits instead.
+  template <int bits>
+  static __m256i dot4(__m256i acc, __m256i u, __m256i a) {
+    if constexpr (bits <= 7) {
+      __m256i pairs = _mm256_maddubs_epi16(u, a);
+      return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    } else {
+      __m256i even = _mm256_set1_epi16(0x00ff);
+      __m256i a_even = _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8), a_odd = _mm256_srai_epi16(a, 8);
+      __m256i low = _mm256_madd_epi16(_mm256_and_si256(u, even), a_even);
+      __m256i high = _mm256_madd_epi16(_mm256_srli_epi16(u, 8), a_odd);
+      return _mm256_add_epi32(acc, _mm256_add_epi32(low, high));
+    }
+  }
+  template <int bits>
+  static I dot4(I acc, B u, const int8_t* a) {
+    int32_t four;
+    std::memcpy(&four, a, 4);
+    __m256i x = _mm256_set1_epi32(four);
+    return {dot4<bits>(acc.a, u.a, x), dot4<bits>(acc.b, u.b, x)};
+  }
+  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+};
+
+}  // namespace

@@ -1,0 +1,246 @@
+// The linear family over V's sixteen lanes: formulas of kernels.h, written once.
+//
+// dot_panel multiplies one panel with up to four rows and reads it once, the decode path. More rows
+// unpack the panel first (one byte a weight, scales and minima as float) and run the same formula
+// over the unpacked panel, so the cost of unpacking is shared and the bits are the same.
+#pragma once
+
+#include <cstring>
+
+#include "../kernels.h"
+
+namespace {
+
+using namespace qwell;
+
+// The eight rows of 32 inputs x 16 columns as unsigned bytes.
+struct Rows8 {
+  V::B row[8];
+};
+
+// How a panel is read: packed blocks of format F, or the unpacked panel made from one.
+template <Format F>
+struct Packed {
+  using T = Traits<F>;
+  using L = Block<F>;
+  static constexpr int bits = T::bits, zero = T::zero, group = T::group;
+  static constexpr bool mins = T::mins;
+  const uint8_t* panel;
+
+  const uint8_t* block(int g) const { return panel + int64_t(g / (L::inputs / kGroup)) * L::bytes; }
+
+  Rows8 rows(int g, int half) const {
+    const uint8_t* p = block(g) + (g % (L::inputs / kGroup)) * L::group_bytes;
+    V::prefetch(p + 4096 + half * 256);
+    V::prefetch(p + 4096 + half * 256 + 64);
+    V::prefetch(p + 4096 + half * 256 + 128);
+    V::prefetch(p + 4096 + half * 256 + 192);
+    Rows8 r;
+    if constexpr (bits == 8) {
+      for (int i = 0; i < 8; i++) r.row[i] = V::loadb(p + half * 512 + 64 * i);
+      return r;
+    }
+    for (int i = 0; i < 4; i++) {
+      V::B line = V::loadb(p + half * 256 + 64 * i);
+      r.row[i] = V::low_nibble(line);
+      r.row[i + 4] = V::high_nibble(line);
+    }
+    if constexpr (bits == 5) {
+      V::B plane = V::loadb(p + L::high + half * 64);
+      r.row[0] = V::or_bit5<0>(r.row[0], plane), r.row[1] = V::or_bit5<1>(r.row[1], plane);
+      r.row[2] = V::or_bit5<2>(r.row[2], plane), r.row[3] = V::or_bit5<3>(r.row[3], plane);
+      r.row[4] = V::or_bit5<4>(r.row[4], plane), r.row[5] = V::or_bit5<5>(r.row[5], plane);
+      r.row[6] = V::or_bit5<6>(r.row[6], plane), r.row[7] = V::or_bit5<7>(r.row[7], plane);
+    }
+    if constexpr (bits == 6) {
+      for (int i = 0; i < 2; i++) {
+        V::B plane = V::loadb(p + L::high + half * 128 + 64 * i);
+        V::B* x = r.row + 4 * i;
+        x[0] = V::or_bits56<0>(x[0], plane), x[1] = V::or_bits56<1>(x[1], plane);
+        x[2] = V::or_bits56<2>(x[2], plane), x[3] = V::or_bits56<3>(x[3], plane);
+      }
+    }
+    return r;
+  }
+
+  // Weight scale and minimum of sub-group `sub` (0, or 0 and 1 for groups of 16) of 32-group g.
+  // f16 times a small integer is exact in float.
+  V::F scale(int g, int sub, int half) const {
+    const uint8_t* b = block(g);
+    V::F s = V::load_f16(b + L::scale + 32 * half);
+    if constexpr (T::kSuper) s = V::mul(s, V::load_i8(b + L::sub_scale + sub_index(g, sub) + 16 * half));
+    return s;
+  }
+  V::F min(int g, int sub, int half) const {
+    const uint8_t* b = block(g);
+    V::F m = V::load_f16(b + L::min + 32 * half);
+    if constexpr (T::kSuper) m = V::mul(m, V::load_i8(b + L::sub_min + sub_index(g, sub) + 16 * half));
+    return m;
+  }
+  static int sub_index(int g, int sub) { return ((g % (L::inputs / kGroup)) * (kGroup / group) + sub) * kPanel; }
+};
+
+// Layout of the unpacked panel: [g][half][8 rows][64] bytes, then floats [g][sub][half][16] of
+// scales and, at the same place in a second array, minima.
+template <Format F>
+struct Unpacked {
+  using T = Traits<F>;
+  static constexpr int bits = T::bits, zero = T::zero, group = T::group;
+  static constexpr bool mins = T::mins;
+  const uint8_t* bytes;
+  const float* scales;
+  const float* minima;
+
+  Unpacked(uint8_t* scratch, int k)
+      : bytes(scratch),
+        scales(reinterpret_cast<float*>(scratch + int64_t(k) * kPanel)),
+        minima(scales + int64_t(k / kLanes) * kPanel) {}
+
+  Rows8 rows(int g, int half) const {
+    Rows8 r;
+    for (int i = 0; i < 8; i++) r.row[i] = V::loadb(bytes + (2 * int64_t(g) + half) * 512 + 64 * i);
+    return r;
+  }
+  static int64_t index(int g, int sub, int half) { return ((int64_t(g) * (kGroup / group) + sub) * 2 + half) * kLanes; }
+  V::F scale(int g, int sub, int half) const { return V::load(scales + index(g, sub, half)); }
+  V::F min(int g, int sub, int half) const { return V::load(minima + index(g, sub, half)); }
+
+  static void fill(const uint8_t* panel, int k, uint8_t* scratch) {
+    Packed<F> from{panel};
+    Unpacked to(scratch, k);
+    for (int g = 0; g < k / kGroup; g++)
+      for (int half = 0; half < 2; half++) {
+        Rows8 r = from.rows(g, half);
+        for (int i = 0; i < 8; i++) V::storeb(scratch + (2 * int64_t(g) + half) * 512 + 64 * i, r.row[i]);
+        for (int sub = 0; sub < kGroup / group; sub++) {
+          V::store(const_cast<float*>(to.scales) + index(g, sub, half), from.scale(g, sub, half));
+          if constexpr (mins) V::store(const_cast<float*>(to.minima) + index(g, sub, half), from.min(g, sub, half));
+        }
+      }
+  }
+};
+
+// sum over the inputs of one sub-group of (u - zero) * q, exact
+template <class W, bool wide>
+inline V::I group_dot(const Rows8& w, int sub, const Row& x, int g, int32_t total) {
+  constexpr int lines = W::group / 4;
+  V::I dot = V::set1i(-W::zero * total);
+  const int64_t at = int64_t(g) * kGroup + sub * W::group;
+  if constexpr (!wide) {
+    for (int i = 0; i < lines; i++) dot = V::template dot4<W::bits>(dot, w.row[sub * lines + i], x.q8 + at + 4 * i);
+    return dot;
+  }
+  V::I high = V::set1i(0);
+  for (int i = 0; i < lines; i++) {
+    dot = V::template dot4<W::bits>(dot, w.row[sub * lines + i], x.lo + at + 4 * i);
+    high = V::template dot4<W::bits>(high, w.row[sub * lines + i], x.hi + at + 4 * i);
+  }
+  return V::addi(dot, V::shl7(high));
+}
+
+template <class W>
+inline int32_t group_sum(const int32_t* sums, int g, int sub) {
+  if constexpr (W::group == kLanes) return sums[2 * g + sub];
+  return sums[2 * g] + sums[2 * g + 1];
+}
+
+template <class W, int M, bool wide>
+inline void dot_panel(const W& w, int k, const Row* x, float* tile, int64_t stride) {
+  V::F acc[M][2];
+  for (int m = 0; m < M; m++) acc[m][0] = acc[m][1] = V::set1(0.0f);
+  for (int g = 0; g < k / kGroup; g++)
+    for (int half = 0; half < 2; half++) {
+      Rows8 rows = w.rows(g, half);
+      for (int sub = 0; sub < kGroup / W::group; sub++) {
+        V::F scale = w.scale(g, sub, half);
+        for (int m = 0; m < M; m++) {
+          const float s = wide ? x[m].scale16[g] : x[m].scale8[g];
+          const int32_t total = group_sum<W>(wide ? x[m].sum16 : x[m].sum8, g, sub);
+          V::I dot = group_dot<W, wide>(rows, sub, x[m], g, total);
+          acc[m][half] = V::fma(V::to_float(dot), V::mul(scale, V::set1(s)), acc[m][half]);
+          if constexpr (W::mins) {
+            V::F offset = V::set1(float(total) * s);
+            acc[m][half] = V::fma(V::neg(w.min(g, sub, half)), offset, acc[m][half]);
+          }
+        }
+      }
+    }
+  for (int m = 0; m < M; m++)
+    for (int half = 0; half < 2; half++) V::store(tile + m * stride + half * kLanes, acc[m][half]);
+}
+
+template <class W, bool wide>
+inline void dot_few(const W& w, int k, const Row* x, int m, float* tile, int64_t stride) {
+  switch (m) {
+    case 1: return dot_panel<W, 1, wide>(w, k, x, tile, stride);
+    case 2: return dot_panel<W, 2, wide>(w, k, x, tile, stride);
+    case 3: return dot_panel<W, 3, wide>(w, k, x, tile, stride);
+    default: return dot_panel<W, 4, wide>(w, k, x, tile, stride);
+  }
+}
+
+template <Format F, bool wide>
+void linear_rows(const uint8_t* panel, int k, const Row* x, int rows, float* tile, int64_t stride, uint8_t* scratch) {
+  if (rows <= 4) return dot_few<Packed<F>, wide>({panel}, k, x, rows, tile, stride);
+  Unpacked<F>::fill(panel, k, scratch);
+  Unpacked<F> w(scratch, k);
+  for (int r = 0; r < rows; r += 4)
+    dot_few<Unpacked<F>, wide>(w, k, x + r, rows - r < 4 ? rows - r : 4, tile + r * stride, stride);
+}
+
+template <Format F>
+void linear_integer(const uint8_t* panel, int k, const Row* x, int rows, Precision precision, float* tile,
+                    int64_t stride, uint8_t* scratch) {
+  if (precision == Precision::Q16) linear_rows<F, true>(panel, k, x, rows, tile, stride, scratch);
+  else linear_rows<F, false>(panel, k, x, rows, tile, stride, scratch);
+}
+
+struct LoadF32 {
+  static constexpr int bytes = 4;
+  static V::F load(const uint8_t* p) { return V::load(reinterpret_cast<const float*>(p)); }
+};
+struct LoadF16 {
+  static constexpr int bytes = 2;
+  static V::F load(const uint8_t* p) { return V::load_f16(p); }
+};
+struct LoadBF16 {
+  static constexpr int bytes = 2;
+  static V::F load(const uint8_t* p) { return V::load_bf16(p); }
+};
+
+template <class L, int M>
+inline void dot_float(const uint8_t* panel, int k, const Row* x, float* tile, int64_t stride) {
+  V::F acc[2][M][2];  // [parity of k][row][half]
+  for (auto& parity : acc)
+    for (int m = 0; m < M; m++) parity[m][0] = parity[m][1] = V::set1(0.0f);
+  for (int i = 0; i < k; i += 2) {
+    const uint8_t* p = panel + int64_t(i) * kPanel * L::bytes;
+    V::prefetch(p + 4096);
+    V::prefetch(p + 4096 + 64);
+    for (int parity = 0; parity < 2; parity++)
+      for (int half = 0; half < 2; half++) {
+        V::F w = L::load(p + (parity * kPanel + half * kLanes) * L::bytes);
+        for (int m = 0; m < M; m++)
+          acc[parity][m][half] = V::fma(w, V::set1(x[m].f32[i + parity]), acc[parity][m][half]);
+      }
+  }
+  for (int m = 0; m < M; m++)
+    for (int half = 0; half < 2; half++)
+      V::store(tile + m * stride + half * kLanes, V::add(acc[0][m][half], acc[1][m][half]));
+}
+
+template <class L>
+void linear_float(const uint8_t* panel, int k, const Row* x, int rows, Precision, float* tile, int64_t stride,
+                  uint8_t*) {
+  for (int r = 0; r < rows; r += 4) {
+    float* t = tile + r * stride;
+    switch (rows - r) {
+      case 1: dot_float<L, 1>(panel, k, x + r, t, stride); break;
+      case 2: dot_float<L, 2>(panel, k, x + r, t, stride); break;
+      case 3: dot_float<L, 3>(panel, k, x + r, t, stride); break;
+      default: dot_float<L, 4>(panel, k, x + r, t, stride);
+    }
+  }
+}
+
+}  // namespace

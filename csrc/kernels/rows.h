@@ -1,0 +1,102 @@
+// The rows family over V's sixteen lanes: norm, quantise, rope, silu_mul, add. Formulas: kernels.h.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "../kernels.h"
+
+namespace {
+
+using namespace qwell;
+
+inline V::F exp16(V::F x) {
+  x = V::min(x, V::set1(88.0f));
+  V::F n = V::round(V::mul(x, V::set1(1.44269504f)));
+  n = V::max(n, V::set1(-126.0f));
+  V::F r = V::fma(n, V::set1(-0.693145752f), x);
+  r = V::fma(n, V::set1(-1.42860677e-6f), r);
+  V::F y = V::set1(1.0f / 720);
+  y = V::fma(y, r, V::set1(1.0f / 120));
+  y = V::fma(y, r, V::set1(1.0f / 24));
+  y = V::fma(y, r, V::set1(1.0f / 6));
+  y = V::fma(y, r, V::set1(0.5f));
+  y = V::fma(y, r, V::set1(1.0f));
+  y = V::fma(y, r, V::set1(1.0f));
+  return V::zero_below(x, -87.0f, V::scale2(y, n));
+}
+
+// The first n of 16 floats, zero behind them.
+inline V::F load_part(const float* p, int n) {
+  if (n >= kLanes) return V::load(p);
+  alignas(64) float buffer[kLanes] = {};
+  std::memcpy(buffer, p, n * sizeof(float));
+  return V::load(buffer);
+}
+inline void store_part(float* p, V::F x, int n) {
+  if (n >= kLanes) return V::store(p, x);
+  alignas(64) float buffer[kLanes];
+  V::store(buffer, x);
+  std::memcpy(p, buffer, n * sizeof(float));
+}
+
+void quantize(const float* x, int k, Precision precision, int8_t* lo, int8_t* hi, float* scale, int32_t* sum) {
+  const float top = precision == Precision::Q16 ? 16256.0f : 127.0f;
+  for (int g = 0; g < k / kGroup; g++, x += kGroup, lo += kGroup, sum += 2) {
+    V::F half[2] = {V::load(x), V::load(x + kLanes)};
+    const float amax = V::hmax(V::max(V::abs(half[0]), V::abs(half[1])));
+    // An all-zero group (padding, a dead neuron) has scale 0 and q 0; so has one too small to divide.
+    const float inverse = amax > 1e-30f ? top / amax : 0.0f;
+    scale[g] = amax > 1e-30f ? amax / top : 0.0f;
+    for (int i = 0; i < 2; i++) {
+      V::F rounded = V::round(V::mul(half[i], V::set1(inverse)));
+      V::I q = V::to_int(rounded);
+      sum[i] = V::sumi(q);
+      if (precision == Precision::Q16) {
+        V::I high = V::to_int(V::mul(rounded, V::set1(1.0f / 128)));
+        V::store_i8(hi + g * kGroup + i * kLanes, high);
+        q = V::subi(q, V::shl7(high));
+      }
+      V::store_i8(lo + i * kLanes, q);
+    }
+  }
+}
+
+void rms_norm(const float* x, const float* weight, int n, int padded, float eps, float* y) {
+  V::F squares = V::set1(0.0f);
+  for (int i = 0; i < n; i += kLanes) {
+    V::F v = load_part(x + i, n - i);
+    squares = V::fma(v, v, squares);
+  }
+  V::F r = V::set1(1.0f / std::sqrt(V::sum(squares) / float(n) + eps));
+  for (int i = 0; i < n; i += kLanes) {
+    V::F v = V::mul(V::mul(load_part(x + i, n - i), r), load_part(weight + i, n - i));
+    store_part(y + i, v, n - i);
+  }
+  for (int i = n; i < padded; i++) y[i] = 0.0f;
+}
+
+void rope(float* head, int head_dim, const float* cos, const float* sin) {
+  const int h = head_dim / 2;
+  for (int i = 0; i < h; i += kLanes) {
+    V::F a = load_part(head + i, h - i), b = load_part(head + h + i, h - i);
+    V::F c = load_part(cos + i, h - i), s = load_part(sin + i, h - i);
+    store_part(head + i, V::fma(a, c, V::neg(V::mul(b, s))), h - i);
+    store_part(head + h + i, V::fma(b, c, V::mul(a, s)), h - i);
+  }
+}
+
+void silu_mul(const float* gate, const float* up, int n, float* y) {
+  for (int i = 0; i < n; i += kLanes) {
+    V::F g = load_part(gate + i, n - i), one = V::set1(1.0f);
+    V::F silu = V::div(g, V::add(one, exp16(V::neg(g))));
+    store_part(y + i, V::mul(silu, load_part(up + i, n - i)), n - i);
+  }
+}
+
+void add(const float* a, const float* b, int n, float* y) {
+  for (int i = 0; i < n; i += kLanes)
+    store_part(y + i, V::add(load_part(a + i, n - i), load_part(b + i, n - i)), n - i);
+}
+
+}  // namespace

@@ -1,0 +1,133 @@
+// A model as a list of phases over static buffers. Python builds it once; a step walks it.
+//
+// A phase is what the threads do between two barriers. Its kinds:
+//   Angles, Embed       first rows of a step
+//   Linear              one or more products of the same input: prologue (select, norm), the
+//                       matrices, on each tile an epilogue of row ops, and a destination
+//   Attention           all queries against their pages
+//   Rows                one row op from slot to slot, where nothing was fused
+//   Store               keys or values from a slot into the pages, where nothing was fused
+// A slot is [max_rows][padded width] floats. Everything is checked when a phase is added, so a step
+// checks only its batch.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "dispatch.h"
+#include "memory.h"
+#include "team.h"
+
+namespace qwell {
+
+struct Shape {  // of the model
+  int hidden, heads, kv_heads, head_dim, layers, vocab;
+};
+
+struct Weight {
+  Format format;
+  const uint8_t* packed;
+  int n, k;  // k padded to the format's block; n columns that count
+  int64_t panel_bytes;
+};
+
+struct RowOp {
+  enum Kind : int { Select, Norm, Rope, SiluMul, Add } kind;
+  int other = -1;             // slot: angles of Rope, second addend of Add, up of SiluMul
+  std::vector<float> weight;  // Norm, zero-padded to 16
+  int length = 0;             // Norm: columns per norm
+  float eps = 0;
+};
+
+struct Product {
+  Weight weight;
+  std::vector<float> bias;  // empty or n
+  Precision precision;
+  std::vector<RowOp> epilogue;  // never Select
+  enum Dest : int { Slot, Keys, Values, Output, Pair } dest;
+  int slot = -1;      // Dest::Slot
+  int partner = -1;   // with SiluMul: the product that computes `up` (its dest is Pair)
+  int layer = -1;     // Keys, Values
+  int unit = kPanel;  // columns one thread computes together
+};
+
+struct Unit {
+  int product, column, columns;
+};
+
+struct Phase {
+  enum Kind : int { Angles, Embed, Linear, Attention, Rows, Store } kind;
+  std::string label;
+  int in = -1, out = -1;  // slots
+  bool out_rows = false;  // works on the R output rows (after a select)
+  bool select = false;    // gathers the output rows while loading
+  bool norm = false;
+  RowOp op;  // the prologue's norm, or the op of a Rows phase
+  std::vector<Product> products;
+  std::vector<Unit> units;
+  std::vector<int> first_unit;  // per thread, cut by bytes
+  bool need_f32 = false, need_q8 = false, need_q16 = false;
+  Weight embedding;
+  std::vector<float> inv_freq;
+  int layer = -1, value_in = -1;       // Attention: in = queries. Store: value_in unused
+  Product::Dest dest = Product::Slot;  // Store: Keys or Values
+};
+
+struct KvCache {  // [layer][page][kv head]: keys [H][64], then values [64][H], bf16
+  KvCache(const Shape& shape, int pages);
+  uint16_t* at(int layer, int page, int head) const;
+  Shape shape;
+  int pages;
+  Region memory;
+};
+
+struct Batch {
+  const int32_t *input_ids, *row_splits, *past, *positions, *out_rows, *page_table;
+  int rows, seqs, outs, max_pages;
+};
+
+class Program {
+ public:
+  Program(Shape shape, int max_rows, int threads, const Kernels& kernels, Region weights);
+  ~Program();
+
+  int slot(int width);
+  Weight weight(Format format, int n, int k, int64_t offset) const;
+  void add(Phase phase);
+  void finish();  // after the last phase: cuts work, allocates the arena
+
+  // logits [outs, vocab]. Throws std::invalid_argument for a batch out of bounds.
+  void step(const Batch& batch, KvCache& kv, float* logits);
+
+  const Shape shape;
+  const int max_rows;
+  int threads() const { return team_.size(); }
+  const char* isa() const { return kernels_.name; }
+  int64_t weight_bytes() const { return weights_.size(); }
+  int64_t scratch_bytes() const { return arena_.size() + shared_.size(); }
+  const std::vector<Phase>& phases() const { return phases_; }
+  // Nanoseconds each phase took on worker 0 since the last call, barrier included.
+  std::vector<int64_t> take_times();
+
+ private:
+  struct Scratch;
+  struct Step;
+  friend struct Worker;
+
+  void check(const Batch& batch, const KvCache& kv) const;
+  void check_phase(const Phase& phase) const;
+  float* row(int slot, int r) const { return slots_[slot] + int64_t(r) * stride_[slot]; }
+
+  Team team_;
+  const Kernels& kernels_;
+  Region weights_, arena_, shared_;
+  std::vector<int> width_, stride_;
+  std::vector<float*> slots_;
+  std::vector<Phase> phases_;
+  std::vector<std::unique_ptr<Scratch>> scratch_;
+  std::vector<int64_t> times_;
+  int max_k_ = 0, max_unit_ = kPanel;
+};
+
+}  // namespace qwell

@@ -1,0 +1,273 @@
+// One step: every worker walks the phases; a barrier ends each.
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+
+#include "scratch.h"
+
+namespace qwell {
+
+RowStore::RowStore(uint8_t* memory, int count, int k) : rows(count), k_max(k) {
+  const int64_t n = int64_t(count) * k;
+  f32 = reinterpret_cast<float*>(memory);
+  scale8 = f32 + n, scale16 = scale8 + n / kGroup;
+  sum8 = reinterpret_cast<int32_t*>(scale16 + n / kGroup), sum16 = sum8 + n / kLanes;
+  q8 = reinterpret_cast<int8_t*>(sum16 + n / kLanes), lo = q8 + n, hi = lo + n;
+  for (int64_t r = 0; r < count; r++)
+    rows[r] = {f32 + r * k,
+               q8 + r * k,
+               lo + r * k,
+               hi + r * k,
+               scale8 + r * k / kGroup,
+               scale16 + r * k / kGroup,
+               sum8 + r * k / kLanes,
+               sum16 + r * k / kLanes};
+}
+
+void RowStore::prepare(const Kernels& kernels, const Phase& phase, int r, const float* x, int k) {
+  const int64_t at = int64_t(r) * k_max;
+  if (phase.need_f32) std::memcpy(f32 + at, x, k * sizeof(float));
+  if (phase.need_q8) kernels.quantize(x, k, Precision::Q8, q8 + at, nullptr, scale8 + at / kGroup, sum8 + at / kLanes);
+  if (phase.need_q16)
+    kernels.quantize(x, k, Precision::Q16, lo + at, hi + at, scale16 + at / kGroup, sum16 + at / kLanes);
+}
+
+static uint16_t to_bf16(float f) {  // round to nearest even; NaN stays NaN
+  uint32_t bits;
+  std::memcpy(&bits, &f, 4);
+  if ((bits & 0x7fffffff) > 0x7f800000) return uint16_t(bits >> 16 | 64);
+  return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+// What a batch means for the phases: the sequence of each row, and attention cut into items.
+struct Item {
+  int seq, head, row, rows;
+};
+
+struct Program::Step {
+  const Batch& batch;
+  KvCache& kv;
+  float* logits;
+  std::vector<int> seq_of_row;
+  std::vector<Item> items;                  // costliest first
+  std::vector<std::atomic<int>> next_item;  // one counter a layer
+
+  Step(const Batch& b, KvCache& cache, float* out, const Shape& shape)
+      : batch(b), kv(cache), logits(out), seq_of_row(b.rows), next_item(shape.layers) {
+    constexpr int kBlock = 16;  // query rows of an item
+    for (int s = 0; s < b.seqs; s++)
+      for (int r = b.row_splits[s]; r < b.row_splits[s + 1]; r++) {
+        seq_of_row[r] = s;
+        if ((r - b.row_splits[s]) % kBlock == 0)
+          for (int head = 0; head < shape.kv_heads; head++)
+            items.push_back({s, head, r, std::min(kBlock, b.row_splits[s + 1] - r)});
+      }
+    std::stable_sort(items.begin(), items.end(), [&](const Item& x, const Item& y) {
+      return int64_t(b.positions[x.row] + 1) * x.rows > int64_t(b.positions[y.row] + 1) * y.rows;
+    });
+    for (auto& counter : next_item) counter.store(0, std::memory_order_relaxed);
+  }
+  const int32_t* pages_of(int row) const { return batch.page_table + int64_t(seq_of_row[row]) * batch.max_pages; }
+};
+
+// One worker's walk.
+struct Worker {
+  Program& p;
+  Program::Step& step;
+  Program::Scratch& scratch;
+  const int id;
+  const Kernels& kernels = p.kernels_;
+
+  static void entry(void* context, int id) {
+    auto& [program, step] = *static_cast<std::pair<Program*, Program::Step*>*>(context);
+    Worker{*program, *step, *program->scratch_[id], id}.walk();
+  }
+
+  void walk() {
+    auto last = std::chrono::steady_clock::now();
+    for (size_t i = 0; i < p.phases_.size(); i++) {
+      const Phase& phase = p.phases_[i];
+      run(phase);
+      p.team_.barrier();
+      if (id) continue;
+      const auto now = std::chrono::steady_clock::now();
+      p.times_[i] += std::chrono::duration_cast<std::chrono::nanoseconds>(now - last).count();
+      last = now;
+    }
+  }
+
+  int count(const Phase& phase) const { return phase.out_rows ? step.batch.outs : step.batch.rows; }
+  std::pair<int, int> share(int n) const {
+    const int threads = p.threads();
+    return {int(int64_t(n) * id / threads), int(int64_t(n) * (id + 1) / threads)};
+  }
+
+  void run(const Phase& phase) {
+    switch (phase.kind) {
+      case Phase::Angles: return angles(phase);
+      case Phase::Embed: return embed(phase);
+      case Phase::Linear: return linear(phase);
+      case Phase::Attention: return attention(phase);
+      case Phase::Rows: return rows(phase);
+      case Phase::Store: return store(phase);
+    }
+  }
+
+  void angles(const Phase& phase) {
+    const auto [begin, end] = share(step.batch.rows);
+    const int half = int(phase.inv_freq.size());
+    for (int r = begin; r < end; r++)
+      for (int i = 0; i < half; i++) {
+        const float angle = float(step.batch.positions[r]) * phase.inv_freq[i];
+        p.row(phase.out, r)[i] = std::cos(angle);
+        p.row(phase.out, r)[half + i] = std::sin(angle);
+      }
+  }
+
+  void embed(const Phase& phase) {
+    const auto [begin, end] = share(step.batch.rows);
+    const Weight& w = phase.embedding;
+    for (int r = begin; r < end; r++)
+      gather_column(w.format, w.packed, w.k, step.batch.input_ids[r], p.row(phase.out, r));
+  }
+
+  // The rows of a linear phase in the forms its products read. Few rows: every thread prepares
+  // them all for itself, which is cheaper than a barrier. Many: dealt out, then a barrier.
+  const Row* load(const Phase& phase, RowStore& shared) {
+    const int n = count(phase);
+    int k = 0;
+    for (const Product& product : phase.products) k = std::max(k, product.weight.k);
+    const bool few = n <= 4;
+    RowStore& to = few ? scratch.few : shared;
+    const auto [begin, end] = few ? std::pair{0, n} : share(n);
+    for (int r = begin; r < end; r++) {
+      const float* x = p.row(phase.in, phase.select ? step.batch.out_rows[r] : r);
+      if (phase.norm) {
+        kernels.rms_norm(x, phase.op.weight.data(), phase.op.length, k, phase.op.eps, scratch.normed.data());
+        x = scratch.normed.data();
+      }
+      to.prepare(kernels, phase, r, x, k);
+    }
+    if (!few) p.team_.barrier();
+    return to.rows.data();
+  }
+
+  void multiply(const Product& product, const Unit& unit, const Row* x, int n, float* tile) {
+    const Weight& w = product.weight;
+    for (int c = 0; c < unit.columns; c += kPanel) {
+      const uint8_t* panel = w.packed + int64_t((unit.column + c) / kPanel) * w.panel_bytes;
+      kernels.linear[int(w.format)](panel, w.k, x, n, product.precision, tile + c, p.max_unit_,
+                                    scratch.unpacked_memory.data());
+    }
+    if (!product.bias.empty())
+      for (int r = 0; r < n; r++) {
+        float* y = tile + int64_t(r) * p.max_unit_;
+        kernels.add(y, product.bias.data() + unit.column, unit.columns, y);
+      }
+  }
+
+  void linear(const Phase& phase) {
+    RowStore shared(p.shared_.data(), p.max_rows, p.max_k_);
+    const Row* x = load(phase, shared);
+    const int n = count(phase);
+    float* tile = scratch.tile(0, p.max_rows, p.max_unit_);
+    float* second = scratch.tile(1, p.max_rows, p.max_unit_);
+    for (int u = phase.first_unit[id]; u < phase.first_unit[id + 1]; u++) {
+      const Unit& unit = phase.units[u];
+      const Product& product = phase.products[unit.product];
+      multiply(product, unit, x, n, tile);
+      if (product.partner >= 0) multiply(phase.products[product.partner], unit, x, n, second);
+      for (int r = 0; r < n; r++) {
+        float* y = tile + int64_t(r) * p.max_unit_;
+        for (const RowOp& op : product.epilogue)
+          apply(op, y, second + int64_t(r) * p.max_unit_, r, unit.column, unit.columns);
+        deliver(product, y, r, unit.column, unit.columns);
+      }
+    }
+  }
+
+  // A row op on columns [column, column + columns) of row r, in place.
+  void apply(const RowOp& op, float* y, const float* up, int r, int column, int columns) {
+    const int H = p.shape.head_dim;
+    switch (op.kind) {
+      case RowOp::Add: return kernels.add(y, p.row(op.other, r) + column, columns, y);
+      case RowOp::SiluMul: return kernels.silu_mul(y, up, columns, y);
+      case RowOp::Rope:
+        for (int c = 0; c < columns; c += H) kernels.rope(y + c, H, p.row(op.other, r), p.row(op.other, r) + H / 2);
+        return;
+      case RowOp::Norm:
+        for (int c = 0; c < columns; c += op.length)
+          kernels.rms_norm(y + c, op.weight.data(), op.length, op.length, op.eps, y + c);
+        return;
+      case RowOp::Select: return;
+    }
+  }
+
+  void deliver(const Product& product, const float* y, int r, int column, int columns) {
+    float* to = nullptr;
+    switch (product.dest) {
+      case Product::Slot: to = p.row(product.slot, r) + column; break;
+      case Product::Output: to = step.logits + int64_t(r) * p.shape.vocab + column; break;
+      case Product::Keys:
+      case Product::Values: return store_heads(product.dest, product.layer, y, r, column, columns);
+      case Product::Pair: return;
+    }
+    std::memcpy(to, y, columns * sizeof(float));
+  }
+
+  void store_heads(Product::Dest dest, int layer, const float* y, int r, int column, int columns) {
+    const int H = p.shape.head_dim, at = step.batch.positions[r] % kPage;
+    const int page = step.pages_of(r)[step.batch.positions[r] / kPage];
+    for (int c = 0; c < columns; c += H) {
+      uint16_t* base = step.kv.at(layer, page, (column + c) / H);
+      if (dest == Product::Keys)
+        for (int d = 0; d < H; d++) base[d * kPage + at] = to_bf16(y[c + d]);
+      else
+        for (int d = 0; d < H; d++) base[H * kPage + at * H + d] = to_bf16(y[c + d]);
+    }
+  }
+
+  void attention(const Phase& phase) {
+    const int group = p.shape.heads / p.shape.kv_heads, H = p.shape.head_dim;
+    std::atomic<int>& next = step.next_item[phase.layer];
+    for (int i; (i = next.fetch_add(1, std::memory_order_relaxed)) < int(step.items.size());) {
+      const Item& item = step.items[i];
+      const int first = step.batch.positions[item.row];
+      const int blocks = (first + item.rows - 1) / kPage + 1;
+      scratch.pages.resize(blocks);
+      for (int b = 0; b < blocks; b++)
+        scratch.pages[b] = step.kv.at(phase.layer, step.pages_of(item.row)[b], item.head);
+      const int column = item.head * group * H;
+      kernels.attention({p.row(phase.in, item.row) + column, p.row(phase.out, item.row) + column, p.stride_[phase.in],
+                         scratch.pages.data(), item.rows, group, H, first});
+    }
+  }
+
+  void rows(const Phase& phase) {
+    const auto [begin, end] = share(count(phase));
+    const int width = p.width_[phase.out];
+    for (int r = begin; r < end; r++) {
+      const float* x = p.row(phase.in, phase.op.kind == RowOp::Select ? step.batch.out_rows[r] : r);
+      float* y = p.row(phase.out, r);
+      if (x != y) std::memcpy(y, x, width * sizeof(float));
+      apply(phase.op, y, phase.op.other >= 0 ? p.row(phase.op.other, r) : nullptr, r, 0, width);
+    }
+  }
+
+  void store(const Phase& phase) {
+    const auto [begin, end] = share(step.batch.rows);
+    for (int r = begin; r < end; r++)
+      store_heads(phase.dest, phase.layer, p.row(phase.in, r), r, 0, p.width_[phase.in]);
+  }
+};
+
+void Program::step(const Batch& batch, KvCache& kv, float* logits) {
+  check(batch, kv);
+  Step state(batch, kv, logits, shape);
+  std::pair<Program*, Step*> context{this, &state};
+  team_.run(Worker::entry, &context);
+}
+
+}  // namespace qwell

@@ -1,0 +1,65 @@
+#include "team.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace qwell {
+
+static void relax() {
+#if defined(__x86_64__)
+  _mm_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+
+Team::Team(int size) : size_(size) {
+  for (int id = 1; id < size; id++) threads_.emplace_back([this, id] { worker(id); });
+}
+
+Team::~Team() {
+  stop_ = true;
+  epoch_.fetch_add(1);
+  epoch_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void Team::wait_past(std::atomic<uint32_t>& value, uint32_t old) {
+  for (int spin = 0; spin < 2000; spin++) {  // about 50 us
+    if (value.load(std::memory_order_acquire) != old) return;
+    relax();
+  }
+  while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
+}
+
+void Team::worker(int id) {
+  for (uint32_t seen = 0;; seen++) {
+    wait_past(epoch_, seen);
+    if (stop_) return;
+    work_(context_, id);
+    barrier();
+  }
+}
+
+void Team::run(void (*work)(void*, int), void* context) {
+  work_ = work, context_ = context;
+  epoch_.fetch_add(1, std::memory_order_release);
+  epoch_.notify_all();
+  work(context, 0);
+  barrier();
+}
+
+void Team::barrier() {
+  if (size_ == 1) return;
+  const uint32_t turn = turn_.load(std::memory_order_acquire);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == uint32_t(size_)) {
+    arrived_.store(0, std::memory_order_relaxed);
+    turn_.fetch_add(1, std::memory_order_release);
+    turn_.notify_all();
+  } else {
+    wait_past(turn_, turn);
+  }
+}
+
+}  // namespace qwell

@@ -1,0 +1,36 @@
+// The threads that walk a step together. The caller is worker 0. Between steps the others sleep;
+// inside a step a barrier spins briefly, then sleeps, so a busy neighbour costs time, not a core.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <thread>
+#include <vector>
+
+namespace qwell {
+
+class Team {
+ public:
+  explicit Team(int size);  // >= 1; throws std::system_error if a thread cannot start
+  ~Team();
+  Team(const Team&) = delete;
+
+  int size() const { return size_; }
+  // Runs work(context, id) on every worker, ids 0 .. size - 1, and returns when all are done.
+  void run(void (*work)(void*, int), void* context);
+  // All workers of a run meet here; what one wrote before, the others see after.
+  void barrier();
+
+ private:
+  void wait_past(std::atomic<uint32_t>& value, uint32_t old);
+  void worker(int id);
+
+  int size_;
+  std::atomic<uint32_t> epoch_{0}, turn_{0}, arrived_{0};
+  std::atomic<bool> stop_{false};
+  void (*work_)(void*, int) = nullptr;
+  void* context_ = nullptr;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace qwell

@@ -1,0 +1,140 @@
+"""
+The native core of qwell: packed formats, kernels, and the program that walks them.
+"""
+
+from collections.abc import Sequence
+import enum
+from typing import Annotated
+
+import numpy
+from numpy.typing import NDArray
+
+
+PANEL: int = 32
+
+class Format(enum.Enum):
+    F32 = 0
+
+    F16 = 1
+
+    BF16 = 2
+
+    Q4_0 = 3
+
+    Q4_1 = 4
+
+    Q5_0 = 5
+
+    Q5_1 = 6
+
+    Q8_0 = 7
+
+    Q2_K = 8
+
+    Q3_K = 9
+
+    Q4_K = 10
+
+    Q5_K = 11
+
+    Q6_K = 12
+
+def isa_available() -> list[str]:
+    """Instruction sets that run here, worst first."""
+
+def isa_selected() -> str:
+    """The one in use: the best, or QWELL_FORCE_ISA."""
+
+def cpu_features() -> dict: ...
+
+def format_info(arg: Format, /) -> tuple:
+    """(inputs of a block, bytes of a block of 32 columns, integer?)"""
+
+def gather_column(arg0: Format, arg1: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], arg2: int, arg3: int, arg4: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu')], /) -> None:
+    """One column of a packed matrix, dequantised."""
+
+def linear(isa: str, format: Format, packed: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], n: int, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], q16: bool, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None: ...
+
+def attention(isa: str, q: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], pages: Annotated[NDArray[numpy.uint16], dict(shape=(None, None, None), order='C', device='cpu', writable=False)], head_dim: int, first_position: int, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None: ...
+
+def row_op(isa: str, op: str, a: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], b: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], n: int, eps: float, y: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu')]) -> None: ...
+
+class Product:
+    """One matrix of a linear phase: its epilogue and destination."""
+
+    def bias(self, arg: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], /) -> None: ...
+
+    def norm(self, arg0: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], arg1: float, /) -> None: ...
+
+    def rope(self, arg: int, /) -> None: ...
+
+    def add(self, arg: int, /) -> None: ...
+
+    def silu_mul(self, arg: int, /) -> None: ...
+
+    def to_slot(self, arg: int, /) -> None: ...
+
+    def to_keys(self, arg: int, /) -> None: ...
+
+    def to_values(self, arg: int, /) -> None: ...
+
+    def to_output(self) -> None: ...
+
+    def as_pair(self) -> None: ...
+
+class KvCache:
+    """Pages of keys and values in bf16, committed as they are used."""
+
+    def __init__(self, arg0: Program, arg1: int, /) -> None: ...
+
+    @property
+    def pages(self) -> int: ...
+
+class Program:
+    """Phases over static buffers; one step is one call without the GIL."""
+
+    def __init__(self, hidden: int, heads: int, kv_heads: int, head_dim: int, layers: int, vocab: int, max_rows: int, threads: int, weights: str, bytes: int) -> None: ...
+
+    def slot(self, width: int) -> int: ...
+
+    def product(self, format: Format, n: int, k: int, offset: int, q16: bool, unit: int) -> Product: ...
+
+    def angles(self, arg0: int, arg1: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], /) -> None: ...
+
+    def embed(self, arg0: int, arg1: Format, arg2: int, arg3: int, arg4: int, /) -> None: ...
+
+    def linear(self, label: str, in_: int, select: bool, out_rows: bool, norm: object | None, eps: float, products: Sequence[Product]) -> None: ...
+
+    def attention(self, arg0: int, arg1: int, arg2: int, /) -> None: ...
+
+    def store(self, arg0: int, arg1: int, arg2: bool, /) -> None: ...
+
+    def select(self, arg0: int, arg1: int, /) -> None: ...
+
+    def norm(self, arg0: int, arg1: int, arg2: bool, arg3: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], arg4: float, /) -> None: ...
+
+    def row_op(self, arg0: str, arg1: int, arg2: int, arg3: int, arg4: bool, /) -> None: ...
+
+    def finish(self) -> None: ...
+
+    def step(self, input_ids: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], row_splits: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], past: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], positions: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], out_rows: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], page_table: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu', writable=False)], kv: KvCache, logits: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None: ...
+
+    def take_times(self) -> list[int]:
+        """Nanoseconds of each phase since the last call."""
+
+    def labels(self) -> list[str]: ...
+
+    @property
+    def max_rows(self) -> int: ...
+
+    @property
+    def threads(self) -> int: ...
+
+    @property
+    def isa(self) -> str: ...
+
+    @property
+    def weight_bytes(self) -> int: ...
+
+    @property
+    def scratch_bytes(self) -> int: ...

@@ -1,0 +1,53 @@
+"""`qwell list`: the models on this machine, as a table or as JSON. It reads only qwell's store."""
+
+from __future__ import annotations
+
+import json as json_module
+from typing import Any
+
+from qwell.cli.pull import size_text
+from qwell.hub import store
+from qwell.hub.store import StoredModel
+
+
+def list_models(json: bool = False) -> None:
+    """Prints every model of the store with its size, source and date; unfinished pulls too."""
+    models = store.models()
+    if json:
+        print(json_module.dumps([_facts(model) for model in models], indent=1))
+        return
+    if not models:
+        print("no models yet: run 'qwell pull qwen2.5-coder:0.5b'")
+        return
+    _print_table(models)
+    packed = store.disk_bytes(store.packed_dir())
+    if packed:
+        print(f"packed weights (made again when needed): {size_text(packed)}")
+
+
+def _facts(model: StoredModel) -> dict[str, Any]:
+    manifest = model.manifest
+    return {
+        "name": manifest.name if manifest else model.key,
+        "complete": manifest is not None,
+        "disk_bytes": model.disk_bytes,
+        "source": manifest.source if manifest else None,
+        "date": manifest.date if manifest else None,
+        "path": str(store.model_dir(model.key)),
+    }
+
+
+def _print_table(models: tuple[StoredModel, ...]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("NAME", "SIZE", "SOURCE", "DATE"):
+        table.add_column(heading, justify="right" if heading == "SIZE" else "left", overflow="fold")
+    for facts in map(_facts, models):
+        source = facts["source"] or "unfinished: pull again to resume, or rm"
+        row = (facts["name"], size_text(facts["disk_bytes"]), source, (facts["date"] or "")[:10])
+        table.add_row(*map(Text, row))
+    Console().print(table)

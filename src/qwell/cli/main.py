@@ -1,0 +1,115 @@
+"""The command `qwell`: its subcommands, and how faults leave it.
+
+A QwellError is one line on stderr and its exit code; a wrong option is exit 2, Ctrl-C 130, a closed
+pipe silence, lack of memory and refusals of the operating system one line. All else is a bug of
+ours: one line and exit 70; QWELL_DEBUG=1 adds the traceback. Only the command that is asked for is
+imported.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+
+from qwell.cli.options import OPTIONS, Parser
+from qwell.errors import MemoryBudgetError, QwellError, StorageError, UsageError
+
+BUG, INTERRUPTED, PIPE_CLOSED = 70, 130, 141
+
+COMMANDS = {
+    "run": ("qwell.cli.run:run", "Answer one prompt."),
+    "chat": ("qwell.cli.chat:chat", "Talk with a model; /help tells the commands."),
+    "pull": ("qwell.cli.pull:pull", "Fetch a model and verify it."),
+    "list": ("qwell.cli.list:list_models", "List the models on this machine."),
+    "show": ("qwell.cli.show:show", "Tell what a model is: sizes, memory, sampling, licence."),
+    "rm": ("qwell.cli.rm:rm", "Delete a model and what was packed from it."),
+    "verify": ("qwell.cli.verify:verify", "Compare the program with its float32 reference."),
+    "doctor": ("qwell.cli.doctor:doctor", "Check this machine and this installation."),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line (default: the process's own); gives the exit code of the process."""
+    for stream in (sys.stdout, sys.stderr):
+        # Model text is UTF-8 whatever the locale says; a strange file name must not hide an error.
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        _invoke(sys.argv[1:] if argv is None else list(argv))
+        sys.stdout.flush()
+        return 0
+    except SystemExit:  # argparse, after it has printed a help
+        return 0
+    except BrokenPipeError:
+        # Whoever read us has gone; Python's own flush at exit must not complain of it either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        return _report(error)
+
+
+def _invoke(argv: list[str]) -> None:
+    name = argv[0] if argv else "--help"
+    if name in ("-h", "--help", "help"):
+        print(_help())
+    elif name == "--version":
+        from importlib.metadata import version
+
+        print(f"qwell {version('qwell')}")
+    elif name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "see qwell --help"
+        raise UsageError(f"there is no command {name!r}: {hint}")
+    else:
+        place, text = COMMANDS[name]
+        arguments = Parser(name, text, OPTIONS[name]).parse(argv[1:])
+        module, _, function = place.partition(":")
+        getattr(import_module(module), function)(**arguments)
+
+
+def _help() -> str:
+    lines = [f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "qwell: Qwen2.5 on this machine's CPU",
+            "",
+            *lines,
+            "",
+            "qwell COMMAND --help tells its options, qwell --version the version.",
+            'Start with: qwell run qwen2.5-coder:0.5b "Write a haiku about memory."',
+        ]
+    )
+
+
+def _report(error: Exception) -> int:
+    """Says on one line what went wrong; gives the exit code."""
+    message, code = _explain(error)
+    if os.environ.get("QWELL_DEBUG") == "1":
+        import traceback
+
+        traceback.print_exception(error)
+    line = " ".join(message.split())
+    print(f"qwell: {line[:1000]}", file=sys.stderr, flush=True)
+    return code
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    if isinstance(error, QwellError):
+        return str(error), error.exit_code
+    if isinstance(error, MemoryError):
+        advice = "out of memory: take a smaller model or --ctx, or close other programs"
+        return advice, MemoryBudgetError.exit_code
+    if isinstance(error, OSError) and error.strerror:
+        at = "" if error.filename is None else f"{error.filename}: "
+        return f"{at}{error.strerror}; check the disk and its permissions", StorageError.exit_code
+    if isinstance(error, ImportError):
+        return f"a part of qwell cannot be loaded ({error}): see qwell doctor", 1
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+        advice = "no thread can be started: raise the limits on memory or processes (ulimit -a)"
+        return advice, MemoryBudgetError.exit_code
+    what = f"{type(error).__name__}: {error}"
+    return f"this is a bug of qwell ({what}); QWELL_DEBUG=1 shows where, please report it", BUG

@@ -1,0 +1,145 @@
+"""What every command understands: its arguments and options, each option written once.
+
+A table, read by `main`; nothing but argparse is imported, for a parser of types and validators cost
+a fifth of a second before every answer. An option that is not given is not passed on, so defaults
+stand in one place, the signature of the command. The ranges of sampling options are those of
+SamplingParams, which checks them itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+from qwell.errors import UsageError
+
+
+class Option:
+    """The arguments of one `add_argument`."""
+
+    def __init__(self, *names: str, **how: Any) -> None:
+        self.names, self.how = names, how
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that raises UsageError, one line, and never guesses."""
+
+    def __init__(self, command: str, purpose: str, options: tuple[Option, ...]) -> None:
+        super().__init__(
+            prog=f"qwell {command}",
+            description=purpose,
+            argument_default=argparse.SUPPRESS,
+            allow_abbrev=False,
+        )
+        self._known = [name for option in options for name in option.names if name[0] == "-"]
+        for option in options:
+            self.add_argument(*option.names, **option.how)
+
+    def parse(self, argv: list[str]) -> dict[str, Any]:
+        """The values given, by parameter of the command."""
+        found, rest = self.parse_known_args(argv)
+        if rest:
+            self.error(self._strange(rest[0]))
+        return vars(found)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+    def _strange(self, word: str) -> str:
+        if not word.startswith("-"):
+            return f"one argument too many, {word!r}: put a text of several words in quotes"
+        name = word.partition("=")[0]
+        begins = [known for known in self._known if known.startswith(name)]
+        near = begins or get_close_matches(name, self._known, n=1)
+        return f"there is no option {name}" + (f", did you mean {near[0]}?" if near else "")
+
+
+def positive(value: str) -> int:
+    """A whole number from 1."""
+    if not value.isdecimal() or int(value) < 1:
+        raise argparse.ArgumentTypeError(f"{value!r} is not a whole number from 1")
+    return int(value)
+
+
+def text(value: str) -> str:
+    """The argument read as UTF-8, whatever the locale; Python keeps stray bytes as surrogates."""
+    try:
+        return os.fsencode(value).decode()
+    except UnicodeError as error:
+        raise argparse.ArgumentTypeError("it is not UTF-8: convert it") from error
+
+
+def _number(name: str, what: str) -> Option:
+    return Option(name, type=positive, metavar="N", help=what)
+
+
+_MODEL_HELP = "alias such as qwen2.5-coder:0.5b, Hugging Face id, folder or .gguf file"
+MODEL = Option("model", metavar="MODEL", help=_MODEL_HELP)
+MAYBE_MODEL = Option("model", metavar="MODEL", nargs="?", help=_MODEL_HELP)
+PROMPT = Option("prompt", type=text, metavar="PROMPT", help="the text; - reads it from stdin")
+SYSTEM = Option("--system", type=text, metavar="TEXT", help="system message; '' for none at all")
+TEMPLATE = Option("--chat-template", metavar="FILE", help="Jinja file instead of the model's own")
+CTX = _number("--ctx", "tokens the context holds")
+THREADS = _number("--threads", "threads; else as many as this process may use")
+AS_JSON = Option(
+    "--json", dest="as_json", action="store_true", help="print one JSON object and nothing else"
+)
+
+SAMPLING = (
+    Option("-n", "--max-tokens", type=int, metavar="N", help="tokens of the answer at most"),
+    Option("--temperature", type=float, metavar="X", help="0 takes the likeliest token each time"),
+    Option("--top-p", type=float, metavar="X", help="keep the likeliest tokens up to this share"),
+    Option("--top-k", type=int, metavar="N", help="keep so many likeliest tokens; 0 keeps all"),
+    Option("--min-p", type=float, metavar="X", help="keep tokens so likely relative to the best"),
+    Option("--repetition-penalty", type=float, metavar="X", help="above 1: fewer seen tokens"),
+    Option("--presence-penalty", type=float, metavar="X", help="taken once from tokens used"),
+    Option("--frequency-penalty", type=float, metavar="X", help="taken for every earlier use"),
+    Option("--seed", type=int, metavar="N", help="the same seed gives the same answer"),
+    Option("--stop", type=text, action="append", metavar="TEXT", help="end before it; repeatable"),
+    Option("--min-tokens", type=int, metavar="N", help="do not stop before so many tokens"),
+    Option("--ignore-eos", action="store_true", help="go on when the model says it is done"),
+)
+
+OPTIONS: dict[str, tuple[Option, ...]] = {
+    "run": (
+        MODEL,
+        PROMPT,
+        SYSTEM,
+        Option("--raw", action="store_true", help="continue the text, without a chat template"),
+        TEMPLATE,
+        AS_JSON,
+        Option(
+            "--logprobs",
+            type=int,
+            metavar="N",
+            help="with --json: log probabilities of the answer and of N other tokens in each place",
+        ),
+        CTX,
+        THREADS,
+        Option("--stats", action="store_true", help="counts and speed, to stderr"),
+        *SAMPLING,
+    ),
+    "chat": (MAYBE_MODEL, SYSTEM, TEMPLATE, CTX, THREADS, *SAMPLING),
+    "pull": (
+        MODEL,
+        Option("--source", metavar="NAMES", help="only these: huggingface,modelscope,mirror"),
+    ),
+    "list": (Option("--json", action="store_true", help="print one JSON list"),),
+    "show": (
+        MODEL,
+        Option("--program", action="store_true", help="list the fused phases it runs as"),
+        AS_JSON,
+    ),
+    "rm": (MODEL, Option("-y", "--yes", action="store_true", help="do not ask")),
+    "verify": (
+        MODEL,
+        _number("--windows", "stretches of text to measure on (8)"),
+        _number("--window-tokens", "tokens of each (512)"),
+        Option("--text", metavar="FILE", help="text to measure on"),
+        THREADS,
+        AS_JSON,
+    ),
+    "doctor": (),
+}

@@ -1,0 +1,209 @@
+"""Many requests over one back end: which rows go into the next step, and who gets pages.
+
+One thread, synchronous: `submit` gives a `Reply`, every `step` moves all of them on, the caller
+reads them with `Reply.take`. Rows that extend a reply go first, then chunks of prompts. When pages
+run out, the youngest request gives its own back and is computed again later; a row keeps its role
+(prompt or reply), so its numbers and its tokens stay the same.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from qwell.engine.kv_cache import PagePool, pages_for
+from qwell.engine.reply import Reply
+from qwell.engine.types import F32, Backend, Request
+from qwell.errors import ContextLengthError, QwellError, UsageError
+from qwell.model.batch import Batch
+
+if TYPE_CHECKING:
+    from qwell.text.tokenizer import Tokenizer
+
+_PAGES_HELD = "the KV cache is held by logits() that were not read to the end: read or close them"
+
+
+class Engine:
+    """Runs requests on `backend`.
+
+    max_context: tokens of one request, prompt and reply. num_pages: of the KV cache, by default
+    one full context; fewer are not enough. At most max_seqs requests are in a step and max_rows
+    rows; the others wait in order of arrival.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        tokenizer: Tokenizer,
+        *,
+        eos_ids: Iterable[int],
+        max_context: int,
+        num_pages: int | None = None,
+        max_seqs: int = 8,
+        max_rows: int = 256,
+        load_ms: float | None = None,
+    ) -> None:
+        num_pages = pages_for(max_context) if num_pages is None else num_pages
+        if num_pages < pages_for(max_context) or not 0 < max_seqs < max_rows:
+            raise ValueError("an engine needs the pages of one context and more rows than requests")
+        self.backend, self.tokenizer = backend, tokenizer
+        self.eos_ids, self.load_ms = tuple(eos_ids), load_ms
+        self.max_context, self.max_seqs, self.max_rows = max_context, max_seqs, max_rows
+        self.vocab_size = min(backend.config.vocab_size, tokenizer.vocab_size)
+        self.pool = PagePool(num_pages)
+        self._kv = backend.new_kv(num_pages)
+        self._waiting: deque[Reply] = deque()
+        self._running: list[Reply] = []  # oldest first
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._waiting or self._running)
+
+    def submit(self, request: Request) -> Reply:
+        """Queues a request. Raises ContextLengthError for a prompt longer than the context (one
+        that fills it ends at once, with 'length'), UsageError for ids the model does not have."""
+        self.check(request)
+        seed = request.params.seed
+        reply = Reply(
+            request,
+            self.tokenizer,
+            seed=secrets.randbits(63) if seed is None else seed,
+            vocab_size=self.vocab_size,
+            eos_ids=self.eos_ids,
+            max_context=self.max_context,
+            load_ms=self.load_ms,
+        )
+        if not reply.is_finished:
+            self._waiting.append(reply)
+        return reply
+
+    def check(self, request: Request) -> None:
+        """Raises what `submit` would raise."""
+        self.check_ids(request.prompt_ids)
+        for token in (*request.params.logit_bias, *request.params.stop_token_ids):
+            if token >= self.vocab_size:
+                raise UsageError(
+                    f"logit_bias or stop_token_ids names the id {token}, but the model has "
+                    f"ids 0 to {self.vocab_size - 1}"
+                )
+
+    def check_ids(self, ids: Sequence[int]) -> None:
+        """Raises UsageError if there are none or one is unknown, ContextLengthError if too many."""
+        rows = self.backend.config.vocab_size
+        if len(ids) == 0:
+            raise UsageError("the prompt is empty; give at least one token")
+        if len(ids) > self.max_context:
+            raise ContextLengthError(len(ids), self.max_context)
+        if min(ids) < 0 or max(ids) >= rows:
+            wrong = next(token for token in ids if not 0 <= token < rows)
+            raise UsageError(f"the prompt has the id {wrong}; the model has 0 to {rows - 1}")
+
+    def cancel(self, reply: Reply) -> None:
+        """Forgets a request and frees its pages at once. Nothing happens if it has ended."""
+        if reply in self._waiting:
+            self._waiting.remove(reply)
+        if reply in self._running:
+            self._running.remove(reply)
+        self.pool.release(reply.pages)
+
+    def step(self) -> None:
+        """Computes one batch and lets every reply whose logits came out choose its token.
+
+        A fault of one request (its logits are not finite, say) ends that request alone: its
+        `take` raises it. A fault of the step itself is raised here and changes no request.
+        """
+        self._admit()
+        plan = self._plan()
+        if not plan:
+            if self._waiting:
+                raise QwellError(_PAGES_HELD)
+            return
+        logits = self.backend.step(self._batch(plan))
+        row = 0
+        for reply, count in plan:
+            reply.computed += count
+            if reply.computed == len(reply.tokens):
+                self._advance(reply, logits[row])
+                row += 1
+
+    def logits(self, ids: Sequence[int], *, chunk: int = 64) -> Iterator[F32]:
+        """Logits after every one of `ids`, read as a prompt: arrays [n <= chunk, V], in order.
+
+        Errors as in `submit`.
+        """
+        self.check_ids(ids)
+        return self._logits(ids, chunk)
+
+    def _logits(self, ids: Sequence[int], chunk: int) -> Iterator[F32]:
+        pages: list[int] = []
+        while not self.pool.grow(pages, len(ids)):
+            if not self._running:
+                raise QwellError(_PAGES_HELD)
+            self._preempt(self._running[-1])
+        try:
+            for at in range(0, len(ids), chunk):
+                batch = Batch.make(
+                    [ids[at : at + chunk]],
+                    past=[at],
+                    prompt_len=[len(ids)],
+                    logits="all",
+                    kv=self._kv,
+                    pages=[pages],
+                )
+                yield self.backend.step(batch)
+        finally:
+            self.pool.release(pages)
+
+    def _admit(self) -> None:
+        """Lets waiting requests in, in order, while there are pages for all their tokens."""
+        while self._waiting and len(self._running) < self.max_seqs:
+            reply = self._waiting[0]
+            if not self.pool.grow(reply.pages, len(reply.tokens)):
+                return
+            self._running.append(self._waiting.popleft())
+
+    def _plan(self) -> list[tuple[Reply, int]]:
+        """Who computes how many of its tokens in this step: single rows first, then chunks."""
+        for reply in list(self._running):  # the oldest first: it is never sent away for others
+            while reply in self._running and not self.pool.grow(reply.pages, len(reply.tokens)):
+                self._preempt(self._running[-1])
+        left = {reply: len(reply.tokens) - reply.computed for reply in self._running}
+        plan = [(reply, 1) for reply, rows in left.items() if rows == 1]
+        budget = self.max_rows - len(plan)
+        for reply, rows in left.items():
+            if rows > 1 and budget:
+                plan.append((reply, min(rows, budget)))
+                budget -= min(rows, budget)
+        return plan
+
+    def _batch(self, plan: list[tuple[Reply, int]]) -> Batch:
+        replies = [reply for reply, _ in plan]
+        batch = Batch.make(
+            [r.tokens[r.computed : r.computed + count] for r, count in plan],
+            past=[r.computed for r in replies],
+            prompt_len=[r.num_prompt for r in replies],
+            kv=self._kv,
+            pages=[r.pages for r in replies],
+        )
+        for reply in replies:
+            reply.mark_started()
+        ends = [r.computed + count == len(r.tokens) for r, count in plan]
+        return replace(batch, out_rows=batch.out_rows[ends])
+
+    def _advance(self, reply: Reply, logits: F32) -> None:
+        try:
+            reply.accept(logits)
+        except Exception as error:  # whatever it is, the others go on
+            reply.error = error
+        if reply.is_finished:
+            self.cancel(reply)
+
+    def _preempt(self, reply: Reply) -> None:
+        """Sends a running request back to the head of the queue, to be computed again."""
+        self._running.remove(reply)
+        self.pool.release(reply.pages)
+        reply.computed = 0
+        self._waiting.appendleft(reply)

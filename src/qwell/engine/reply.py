@@ -1,0 +1,173 @@
+"""One request on its way: its tokens, its text, and the rule that ends it.
+
+A reply knows nothing of the requests beside it. The engine moves `computed` and `pages`, and
+hands it a row of logits whenever the whole of `tokens` has been computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qwell.engine.sampler import Sampler, largest, log_softmax_at
+from qwell.engine.stops import StopStrings
+from qwell.engine.types import F32, Completion, Piece, Request, Timings, TokenLogprob, Usage
+from qwell.text.detokenize import Detokenizer
+
+if TYPE_CHECKING:
+    from qwell.text.tokenizer import Tokenizer
+
+
+class Reply:
+    """The state of one request, and the handle by which its caller reads the reply."""
+
+    def __init__(
+        self,
+        request: Request,
+        tokenizer: Tokenizer,
+        *,
+        seed: int,
+        vocab_size: int,
+        eos_ids: Iterable[int],
+        max_context: int,
+        load_ms: float | None = None,
+    ) -> None:
+        params = request.params
+        self.request, self.params, self.seed = request, params, seed
+        self.tokens, self.num_prompt = list(request.prompt_ids), len(request.prompt_ids)
+        self.computed = 0
+        """How many of the tokens have their keys and values in the cache."""
+        self.pages: list[int] = []
+        self.completion: Completion | None = None
+        self.error: Exception | None = None
+        self.max_context, self.vocab_size = max_context, vocab_size
+        self._tokenizer, self._load_ms = tokenizer, load_ms
+        self._stop_ids = {*params.stop_token_ids, *(() if params.ignore_eos else eos_ids)}
+        self._sampler = Sampler(
+            params,
+            request.prompt_ids,
+            vocab_size=vocab_size,
+            seed=seed,
+            stop_ids=self._stop_ids,
+            choice=request.choice,
+        )
+        self._detokenizer = Detokenizer(tokenizer, skip_special=True)
+        self._stops = StopStrings(params.stop)
+        self._text: list[str] = []
+        self._logprobs: list[TokenLogprob] = []
+        self._taken_text, self._taken_tokens, self._taken_last = 0, 0, False
+        self._submitted = perf_counter()
+        self._started: float | None = None
+        self._token_times: list[float] = []
+        if self.num_prompt == max_context:
+            self._finish("length")
+
+    @property
+    def is_finished(self) -> bool:
+        return self.completion is not None or self.error is not None
+
+    @property
+    def num_output(self) -> int:
+        return len(self.tokens) - self.num_prompt
+
+    def take(self) -> Piece | None:
+        """What is new since the last call; None if nothing can be shown yet, or all has been.
+
+        Raises what ended the request, if a fault did.
+        """
+        if self.error is not None:
+            raise self.error
+        text = "".join(self._text[self._taken_text :])
+        if self._taken_last or not (text or self.completion):
+            return None
+        first = self._taken_tokens
+        self._taken_text, self._taken_tokens = len(self._text), self.num_output
+        self._taken_last = self.completion is not None
+        return Piece(
+            text=text,
+            token_ids=tuple(self.tokens[self.num_prompt + first :]),
+            logprobs=None if self.params.logprobs is None else tuple(self._logprobs[first:]),
+            completion=self.completion,
+        )
+
+    def result(self) -> Completion:
+        """The completion of a finished reply; raises what ended it, if a fault did."""
+        if self.error is not None:
+            raise self.error
+        if self.completion is None:
+            raise RuntimeError("the reply has not ended")
+        return self.completion
+
+    def mark_started(self) -> None:
+        """The first step with a row of this reply begins now; later calls change nothing."""
+        self._started = self._started or perf_counter()
+
+    def accept(self, logits: F32) -> None:
+        """Chooses the next token from its logits [V], extends the text, ends the reply if due."""
+        token = self._sampler.sample(logits)
+        self._token_times.append(perf_counter())
+        self.tokens.append(token)
+        if self.params.logprobs is not None:
+            self._logprobs.append(self._logprob(logits, token))
+        if token in self._stop_ids:
+            self._finish("stop", token if token in self.params.stop_token_ids else None)
+            return
+        stop = self._emit(self._detokenizer.push(token))
+        if stop is not None:
+            self._finish("stop", stop)
+        elif self.num_output == self.params.max_tokens or len(self.tokens) == self.max_context:
+            self._finish("length")
+
+    def _emit(self, text: str) -> str | None:
+        """Adds text to the reply; gives the stop string that ends it, if one does."""
+        stop = None
+        if self.num_output > self.params.min_tokens:
+            text, stop = self._stops.push(text)
+        self._text.append(text)
+        return stop
+
+    def _finish(self, reason: str, stop_reason: str | int | None = None) -> None:
+        if not isinstance(stop_reason, str):  # what follows a stop string is dropped
+            stop = self._emit(self._detokenizer.flush())
+            if stop is None:
+                self._text.append(self._stops.flush())
+            else:
+                reason, stop_reason = "stop", stop
+        self.completion = Completion(
+            text="".join(self._text),
+            token_ids=tuple(self.tokens[self.num_prompt :]),
+            finish_reason=reason,
+            stop_reason=stop_reason,
+            logprobs=None if self.params.logprobs is None else tuple(self._logprobs),
+            seed=self.seed,
+            usage=Usage(prompt_tokens=self.num_prompt, completion_tokens=self.num_output),
+            timings=self._timings(),
+        )
+
+    def _timings(self) -> Timings:
+        if not self._token_times or self._started is None:
+            return Timings(load_ms=self._load_ms)
+        first, last = self._token_times[0], self._token_times[-1]
+        more = self.num_output - 1
+        return Timings(
+            load_ms=self._load_ms,
+            ttft_ms=1000 * (first - self._submitted),
+            prefill_tok_per_s=self.num_prompt / (first - self._started),
+            decode_tok_per_s=more / (last - first) if more else None,
+        )
+
+    def _logprob(self, logits: F32, token: int) -> TokenLogprob:
+        best = largest(logits[: self.vocab_size], self.params.logprobs or 0)
+        values = log_softmax_at(logits, np.append(best, token)).tolist()
+        top = tuple(self._named(int(i), value) for i, value in zip(best, values[:-1], strict=True))
+        return self._named(token, values[-1], top)
+
+    def _named(
+        self, token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()
+    ) -> TokenLogprob:
+        data = self._tokenizer.token_bytes(token)
+        text = data.decode("utf-8", "replace")
+        return TokenLogprob(token_id=token, token=text, bytes=data, logprob=logprob, top=top)

@@ -1,0 +1,143 @@
+"""The parity report: figures of both paths, the bars they must meet, a table and JSON.
+
+It knows how to judge and to show; measuring is `parity`'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from qwell.eval.divergence import CLEAR_MARGIN, Divergence
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A figure of `Divergence` and the bound of its absolute value: exactly one of the two."""
+
+    figure: str
+    label: str
+    at_most: float | None = None
+    at_least: float | None = None
+
+    def is_met(self, divergence: Divergence) -> bool:
+        """False for nan."""
+        value = abs(getattr(divergence, self.figure))
+        return bool(value <= self.at_most if self.at_most is not None else value >= self.at_least)
+
+
+BARS = (
+    Bar("kl_mean", "mean KL", at_most=0.0010),
+    Bar("top1", "same top-1", at_least=0.98),
+    Bar("top1_clear", f"same top-1, margin > {CLEAR_MARGIN}", at_least=0.995),
+    Bar("perplexity_change", "perplexity change", at_most=0.003),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What `qwell verify` found. `paths` maps "prefill" and "decode" to their figures."""
+
+    model: str
+    backend: str
+    """Which program was measured: its instruction set and threads."""
+    text: str
+    text_sha256: str
+    windows: int
+    window_tokens: int
+    paths: Mapping[str, Divergence]
+    seconds: float
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """One line for every bar that is not met; empty when all are."""
+        return tuple(
+            f"{path}: {bar.label} is {_show(bar.figure, getattr(found, bar.figure))}, "
+            f"the bar is {_bound(bar)}"
+            for path, found in self.paths.items()
+            for bar in BARS
+            if not bar.is_met(found)
+        )
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        facts = {name: getattr(self, name) for name in _FACTS}
+        paths = {name: asdict(found) for name, found in self.paths.items()}
+        bars = [asdict(bar) for bar in BARS]
+        return facts | {
+            "paths": paths,
+            "bars": bars,
+            "passed": self.passed,
+            "failures": list(self.failures),
+        }
+
+    def table(self) -> str:
+        """Plain text for people: a head, one column a path, the bar and its verdict."""
+        head = (
+            f"{self.model} ({self.backend}) against its float32 reference\n"
+            f"{self.windows} windows of {self.window_tokens} tokens: {self.text}, "
+            f"sha256 {self.text_sha256[:12]}; {self.seconds:.0f} s"
+        )
+        bars = {bar.figure: bar for bar in BARS}
+        lines = [["", *self.paths, "bar", ""]]
+        for figure, label in _LINES.items():
+            values = [_show(figure, getattr(found, figure)) for found in self.paths.values()]
+            verdict = ["", ""]
+            if bar := bars.get(figure):
+                met = all(bar.is_met(found) for found in self.paths.values())
+                verdict = [_bound(bar), "ok" if met else "FAILED"]
+            lines.append([label, *values, *verdict])
+        return f"{head}\n\n{_align(lines)}\n\n{'passed' if self.passed else 'FAILED'}"
+
+
+_FACTS = ("model", "backend", "text", "text_sha256", "windows", "window_tokens", "seconds")
+
+_LINES = {
+    "rows": "positions",
+    "kl_mean": "mean KL, nats",
+    "kl_median": "median KL",
+    "kl_99": "99 % KL",
+    "kl_99_9": "99.9 % KL",
+    "kl_max": "largest KL",
+    "top1": "same top-1",
+    "clear_rows": f"positions, margin > {CLEAR_MARGIN}",
+    "top1_clear": f"same top-1, margin > {CLEAR_MARGIN}",
+    "perplexity_ref": "perplexity, reference",
+    "perplexity": "perplexity",
+    "perplexity_change": "perplexity change",
+    "perplexity_change_se": "its standard error",
+}
+
+
+def _show(figure: str, value: float) -> str:
+    if figure.startswith("kl"):
+        return f"{value:.6f}"
+    if figure.startswith("top1"):
+        return f"{100 * value:.2f} %"
+    if "change" in figure:
+        return f"{100 * value:{'' if figure.endswith('se') else '+'}.3f} %"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+
+
+def _bound(bar: Bar) -> str:
+    if bar.at_least is not None:
+        return f">= {100 * bar.at_least:g} %"
+    assert bar.at_most is not None
+    return f"<= {bar.at_most:g}" if "kl" in bar.figure else f"within {100 * bar.at_most:g} %"
+
+
+def _align(lines: list[list[str]]) -> str:
+    """Columns padded to their widest cell: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )

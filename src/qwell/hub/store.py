@@ -1,0 +1,202 @@
+"""qwell's own place on the disk: verified model files, their manifests, and who may write.
+
+    $QWELL_HOME/models/<key>/manifest.json, <files>    a model, complete once the manifest stands
+    $QWELL_HOME/models/<key>/*.part                    a pull under way or cut; the next one resumes
+    $QWELL_HOME/packed/<key>/model.json                kernel-order caches, written by `native`
+
+It knows no network. A file under its final name has been verified; a manifest names only such.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from qwell.errors import StorageError
+
+MANIFEST = "manifest.json"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFile:
+    """One verified file, its path relative to the model's folder."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What was pulled, from where and when (ISO 8601, UTC)."""
+
+    name: str
+    repo: str
+    tag: str | None
+    source: str
+    revision: str
+    date: str
+    files: tuple[StoredFile, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(file.size for file in self.files)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredModel:
+    """One folder of the store; `manifest` is None while a pull is unfinished."""
+
+    key: str
+    manifest: Manifest | None
+    disk_bytes: int
+
+
+def home() -> Path:
+    """QWELL_HOME, or `qwell` in the user's cache folder. Absolute; need not exist."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("QWELL_HOME") or f"{cache}/qwell").expanduser().absolute()
+
+
+def model_dir(key: str) -> Path:
+    return home() / "models" / key
+
+
+def packed_dir() -> Path:
+    """Where `native` keeps packed weights: `<key>/model.json` with "source", the list of the
+    absolute paths of the files they were made from."""
+    return home() / "packed"
+
+
+def read_manifest(key: str) -> Manifest | None:
+    """The manifest of a model that stands whole: every file has its size. None otherwise."""
+    try:
+        raw = json.loads((model_dir(key) / MANIFEST).read_text(encoding="utf-8"))
+        manifest = Manifest(**{**raw, "files": tuple(StoredFile(**f) for f in raw["files"])})
+        sizes = [(model_dir(key) / file.path).stat().st_size for file in manifest.files]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return manifest if sizes == [file.size for file in manifest.files] else None
+
+
+def write_manifest(key: str, manifest: Manifest) -> None:
+    """Replaces the manifest at once; a crash leaves the old one or the new one."""
+    final = model_dir(key) / MANIFEST
+    temporary = final.with_suffix(".tmp")
+    with writing(final), temporary.open("w", encoding="utf-8") as file:
+        json.dump(asdict(manifest), file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(final)
+
+
+def models() -> tuple[StoredModel, ...]:
+    """Everything in the store by name, unfinished pulls included."""
+    with writing(home()), suppress(FileNotFoundError):
+        folders = sorted(path for path in (home() / "models").iterdir() if path.is_dir())
+        return tuple(
+            StoredModel(key=f.name, manifest=read_manifest(f.name), disk_bytes=disk_bytes(f))
+            for f in folders
+        )
+    return ()
+
+
+def remove(key: str, on_wait: Callable[[], None] = lambda: None) -> int:
+    """Deletes a model, finished or not, and what was packed from it. Returns the bytes freed."""
+    folder = model_dir(key)
+    with lock(key, on_wait), writing(folder):
+        freed = disk_bytes(folder)
+        if folder.is_symlink():
+            folder.unlink()
+        elif folder.exists():
+            # The manifest goes first: a removal cut half way leaves no model that looks whole.
+            (folder / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(folder)
+    return freed + remove_packed([folder])
+
+
+def remove_packed(sources: Sequence[Path]) -> int:
+    """Deletes packed caches made from any of these files or of files under these folders."""
+    gone = {path.absolute() for path in sources} | {path.resolve() for path in sources}
+    freed = 0
+    for facts in packed_dir().glob("*/model.json"):
+        try:
+            made_from = [Path(name) for name in json.loads(facts.read_text("utf-8"))["source"]]
+        except (OSError, ValueError, TypeError, KeyError):
+            continue  # not ours to judge: `native` packs anew over a broken cache
+        if any(gone & {path, *path.parents} for path in made_from):
+            freed += disk_bytes(facts.parent)
+            with writing(facts.parent):
+                shutil.rmtree(facts.parent)
+    return freed
+
+
+def disk_bytes(folder: Path) -> int:
+    """Bytes of all files under `folder`; 0 if there is none."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # a file another process removed meanwhile
+            total += path.stat().st_size if path.is_file() else 0
+    return total
+
+
+def check_space(needed_bytes: int) -> None:
+    """Raises StorageError if the disk of the store has no room for so many more bytes."""
+    existing = next(path for path in (home(), *home().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed_bytes:
+        raise StorageError(
+            f"{needed_bytes / 1e9:.2f} GB are needed but {existing} has {free / 1e9:.2f} GB free: "
+            "free some space, or point QWELL_HOME at a larger disk"
+        )
+
+
+@contextmanager
+def lock(key: str, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Only one process at a time writes a model. Calls `on_wait` once if another one does.
+    Leaves behind no lock file and no folder that stayed empty."""
+    from filelock import FileLock, Timeout
+
+    path = home() / "models" / f".{key}.lock"
+    file_lock = FileLock(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file_lock.acquire(timeout=0)
+        except Timeout:
+            on_wait()
+            file_lock.acquire()
+    try:
+        yield
+    finally:
+        # The lock file goes while it is held: whoever waits on it sees that it has no name any
+        # more and starts anew. rmdir only takes a folder that is empty.
+        for forget in (model_dir(key).rmdir, path.unlink, path.parent.rmdir, home().rmdir):
+            with suppress(OSError):
+                forget()
+        file_lock.release()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns the operating system's refusals into StorageError: one line that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StorageError(
+                f"the disk is full (writing {path}): free some space, or point QWELL_HOME at a "
+                "larger disk; what is already here will be used"
+            ) from error
+        what = "is read-only or not yours" if error.errno in _FORBIDDEN else "cannot be written"
+        raise StorageError(
+            f"{path} {what} ({error.strerror or error}): point QWELL_HOME at a folder you can write"
+        ) from error

@@ -1,0 +1,113 @@
+"""The rows of one step, and everything that depends on the request behind each.
+
+Rows of all sequences lie end to end. A row is a *prompt row* while its position is below its
+sequence's prompt_len, a *reply row* after; the role fixes the formula of its arithmetic, never
+the number of rows beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+PAGE_SIZE = 64
+"""Tokens of one KV page. Attention walks keys in blocks of this size at absolute positions."""
+
+I32 = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step over S sequences with T rows in all; R of them want logits.
+
+    kv is the back end's cache (None: attention sees this step's rows alone); page_table[s, p]
+    is the page that holds positions [p * PAGE_SIZE, (p + 1) * PAGE_SIZE) of sequence s.
+    """
+
+    input_ids: I32  # [T]
+    row_splits: I32  # [S + 1], rows of sequence s are row_splits[s] .. row_splits[s + 1]
+    past: I32  # [S], tokens already in the cache
+    prompt_len: I32  # [S]
+    positions: I32  # [T]
+    out_rows: I32  # [R]
+    kv: Any = None
+    page_table: I32 | None = None  # [S, P]
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def num_seqs(self) -> int:
+        return len(self.past)
+
+    def spans(self) -> list[tuple[int, int]]:
+        """First and one-past-last row of every sequence."""
+        splits = self.row_splits.tolist()
+        return list(pairwise(splits))
+
+    @classmethod
+    def make(
+        cls,
+        ids: Sequence[Sequence[int]],
+        *,
+        past: Sequence[int] | None = None,
+        prompt_len: Sequence[int] | None = None,
+        logits: str = "last",
+        kv: Any = None,
+        pages: Sequence[Sequence[int]] | None = None,
+    ) -> Batch:
+        """Lays the new tokens `ids[s]` of every sequence end to end.
+
+        past defaults to 0; prompt_len to "all of these tokens are prompt"; logits is "last"
+        (one row a sequence), "all" or "none". pages[s] lists the pages of sequence s.
+        Raises ValueError for an empty sequence or too few pages.
+        """
+        lens = [len(tokens) for tokens in ids]
+        if not lens or min(lens) == 0:
+            raise ValueError("every sequence of a batch needs at least one new token")
+        before = list(past) if past is not None else [0] * len(lens)
+        prompts = (
+            list(prompt_len)
+            if prompt_len is not None
+            else [b + n for b, n in zip(before, lens, strict=True)]
+        )
+        splits = np.concatenate([[0], np.cumsum(lens)]).astype(np.int32)
+        positions = np.concatenate(
+            [np.arange(b, b + n, dtype=np.int32) for b, n in zip(before, lens, strict=True)]
+        )
+        total = int(splits[-1])
+        rows = {
+            "last": splits[1:] - 1,
+            "all": np.arange(total, dtype=np.int32),
+            "none": np.empty(0, np.int32),
+        }[logits]
+        return cls(
+            input_ids=np.concatenate([np.asarray(tokens, dtype=np.int32) for tokens in ids]),
+            row_splits=splits,
+            past=np.asarray(before, dtype=np.int32),
+            prompt_len=np.asarray(prompts, dtype=np.int32),
+            positions=positions,
+            out_rows=rows,
+            kv=kv,
+            page_table=_page_table(pages, before, lens) if kv is not None else None,
+        )
+
+
+def _page_table(
+    pages: Sequence[Sequence[int]] | None, past: Sequence[int], lens: Sequence[int]
+) -> I32:
+    if pages is None or len(pages) != len(lens):
+        raise ValueError("a batch with a kv cache needs the pages of every sequence")
+    table = np.full((len(pages), max(len(p) for p in pages)), -1, dtype=np.int32)
+    for s, own in enumerate(pages):
+        needed = -(-(past[s] + lens[s]) // PAGE_SIZE)
+        if len(own) < needed:
+            raise ValueError(f"sequence {s} needs {needed} pages, has {len(own)}")
+        table[s, : len(own)] = own
+    return table

@@ -1,0 +1,143 @@
+"""Named tensors -> the tree of handles the decoder walks.
+
+A `Matrix` or `Vector` keeps the stored tensor beside its name; nothing is dequantised here.
+The tree has the attribute names of the checkpoint, so a new tensor is one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwell.config import ModelConfig
+
+F32 = NDArray[np.float32]
+
+
+class Stored(Protocol):
+    """A tensor as some file holds it (`checkpoint.Tensor`), or as a test makes it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def data(self) -> NDArray[np.uint8]: ...
+    def float32(self, start: int = 0, stop: int | None = None) -> F32: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A matrix [out, in] and its bias [out] or None."""
+
+    weight: Stored
+    bias: Stored | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """The weight of an RMSNorm [length] and its eps."""
+
+    weight: Stored
+    eps: float
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """[vocab_size, hidden_size]; a row is gathered for each input id."""
+
+    weight: Stored
+
+
+@dataclass(frozen=True, eq=False)
+class Rope:
+    """Rotary angles: inv_freq[i] = theta^(-2i/H), i < H/2."""
+
+    head_dim: int
+    theta: float
+
+    @property
+    def inv_freq(self) -> F32:
+        """[H/2] float32, computed in float64 and rounded once."""
+        exponents = np.arange(0, self.head_dim, 2, dtype=np.float64) / self.head_dim
+        return (self.theta**-exponents).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    layer: int
+    q_proj: Linear
+    k_proj: Linear
+    v_proj: Linear
+    o_proj: Linear
+    q_norm: Norm | None = None
+    k_norm: Norm | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Mlp:
+    gate_proj: Linear
+    up_proj: Linear
+    down_proj: Linear
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    self_attn: Attention
+    mlp: Mlp
+    input_layernorm: Norm
+    post_attention_layernorm: Norm
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """Everything `decoder.logits` needs. lm_head is the embedding's matrix when tied."""
+
+    config: ModelConfig
+    rope: Rope
+    embed_tokens: Embedding
+    layers: tuple[Layer, ...]
+    norm: Norm
+    lm_head: Linear
+
+
+def build_weights(config: ModelConfig, tensors: Mapping[str, Stored]) -> Weights:
+    """The tree over `tensors` (Hugging Face names). Raises KeyError for a missing one: the
+    checkpoint room has checked names and shapes before."""
+
+    def norm(name: str) -> Norm:
+        return Norm(tensors[f"{name}.weight"], config.rms_norm_eps)
+
+    def linear(name: str) -> Linear:
+        return Linear(tensors[f"{name}.weight"], tensors.get(f"{name}.bias"))
+
+    def layer(i: int) -> Layer:
+        at, attn, mlp = (f"model.layers.{i}{part}" for part in ("", ".self_attn", ".mlp"))
+        return Layer(
+            Attention(
+                i,
+                linear(f"{attn}.q_proj"),
+                linear(f"{attn}.k_proj"),
+                linear(f"{attn}.v_proj"),
+                linear(f"{attn}.o_proj"),
+            ),
+            Mlp(linear(f"{mlp}.gate_proj"), linear(f"{mlp}.up_proj"), linear(f"{mlp}.down_proj")),
+            norm(f"{at}.input_layernorm"),
+            norm(f"{at}.post_attention_layernorm"),
+        )
+
+    embed = tensors["model.embed_tokens.weight"]
+    return Weights(
+        config=config,
+        rope=Rope(config.head_dim, config.rope_theta),
+        embed_tokens=Embedding(embed),
+        layers=tuple(layer(i) for i in range(config.num_layers)),
+        norm=norm("model.norm"),
+        lm_head=Linear(tensors.get("lm_head.weight", embed)),
+    )

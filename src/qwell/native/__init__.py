@@ -1,0 +1,12 @@
+"""The native back end: records the decoder, fuses it into phases, packs the weights, runs it.
+
+`NativeModel` has the face of `model.reference.ReferenceModel`. This room and the sampler are the
+only importers of the C++ core.
+"""
+
+from qwell.native.cpu import cpu_report, default_threads
+from qwell.native.model import NativeModel
+from qwell.native.pack import write_packed
+from qwell.native.packed import packed_key
+
+__all__ = ["NativeModel", "cpu_report", "default_threads", "packed_key", "write_packed"]

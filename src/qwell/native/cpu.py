@@ -1,0 +1,50 @@
+"""What this machine offers the core: instruction sets, and how many threads may run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from qwell import _core
+from qwell.errors import UsageError
+
+
+def default_threads() -> int:
+    """Cores this process may use: its affinity, cut by the cgroup's CPU quota; QWELL_NUM_THREADS
+    overrides. At least 1."""
+    forced = os.environ.get("QWELL_NUM_THREADS")
+    if forced:
+        if not forced.isdigit() or int(forced) < 1:
+            raise UsageError(f"QWELL_NUM_THREADS is {forced!r}: give a number, 1 or more")
+        return int(forced)
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(affinity or 1, _cgroup_cpus()))
+
+
+def _cgroup_cpus() -> int:
+    """Whole CPUs of the cgroup v2 quota; a large number where there is none."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, int(quota) // int(period))
+    except (OSError, ValueError):  # no cgroup v2, or "max"
+        return 1 << 20
+
+
+def selected_isa() -> str:
+    """The instruction set in use. Raises UsageError if QWELL_FORCE_ISA names one that is not
+    here."""
+    try:
+        return str(_core.isa_selected())
+    except ValueError as error:
+        raise UsageError(f"QWELL_FORCE_ISA: {error}") from error
+
+
+def cpu_report() -> dict[str, Any]:
+    """For `qwell doctor`: isa, isa_available, flags (CPUID bits that are on), threads."""
+    return {
+        "isa": selected_isa(),
+        "isa_available": list(_core.isa_available()),
+        "flags": [name for name, on in _core.cpu_features().items() if on],
+        "threads": default_threads(),
+    }

@@ -1,0 +1,121 @@
+"""A packed model, ready to step: `NativeModel` builds the Program and hands batches to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwell import _core
+from qwell.config import ModelConfig
+from qwell.errors import MemoryBudgetError, StorageError, UnsupportedModelError
+from qwell.model.batch import Batch
+from qwell.model.weights import build_weights
+from qwell.native.build import build
+from qwell.native.cpu import default_threads, selected_isa
+from qwell.native.fuse import fuse, listing
+from qwell.native.packed import read_table
+from qwell.native.record import record
+
+
+class NativeModel:
+    """The native back end over one packed folder; same face as `ReferenceModel`."""
+
+    def __init__(self, program: _core.Program, config: ModelConfig, text: str) -> None:
+        self.config, self.max_rows = config, program.max_rows
+        self._program, self._listing = program, text
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        config: ModelConfig,
+        *,
+        num_threads: int | None = None,
+        max_rows: int = 256,
+        fused: bool = True,
+    ) -> NativeModel:
+        """Reads the pack in `folder` into memory and builds its program.
+
+        max_rows is the most rows of one step. fused=False gives every op a phase of its own:
+        the slow twin of the fuser. Raises StorageError, MemoryBudgetError, UnsupportedModelError.
+        """
+        tensors, size = read_table(folder)
+        weights = build_weights(config, tensors)
+        phases = fuse(record(weights), fused)
+        selected_isa()
+        try:
+            program = _new_program(folder, config, num_threads or default_threads(), max_rows, size)
+            build(program, phases, config.head_dim)
+        except ValueError as error:
+            raise UnsupportedModelError(f"{folder.name}: {error}") from error
+        except MemoryError as error:
+            raise MemoryBudgetError(
+                f"{size:,} bytes of weights do not fit in memory: close other programs, "
+                "or choose a smaller model"
+            ) from error
+        return cls(program, config, listing(phases))
+
+    @property
+    def num_threads(self) -> int:
+        return int(self._program.threads)
+
+    @property
+    def isa(self) -> str:
+        return str(self._program.isa)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Weights in memory; scratch and KV pages are taken as they are used."""
+        return int(self._program.weight_bytes)
+
+    def listing(self) -> str:
+        """The fused phases, one a line."""
+        return self._listing
+
+    def take_times(self) -> list[tuple[str, float]]:
+        """(phase, seconds) since the last call, in the order of the step."""
+        nanos = self._program.take_times()
+        return [(name, t * 1e-9) for name, t in zip(self._program.labels(), nanos, strict=True)]
+
+    def new_kv(self, num_pages: int) -> _core.KvCache:
+        """Pages for keys and values in bf16; memory is committed as pages are first used.
+        Raises MemoryBudgetError if not even the addresses can be had."""
+        try:
+            return _core.KvCache(self._program, num_pages)
+        except MemoryError as error:
+            raise MemoryBudgetError(
+                f"a KV cache of {num_pages:,} pages does not fit in memory: use a smaller --ctx"
+            ) from error
+
+    def step(self, batch: Batch) -> NDArray[np.float32]:
+        """Appends the batch's rows to batch.kv and gives logits [R, vocab_size] in a fresh array.
+
+        Raises ValueError for a batch out of bounds (an id, a page, more than max_rows rows)."""
+        logits = np.empty((len(batch.out_rows), self.config.vocab_size), np.float32)
+        parts = (batch.input_ids, batch.row_splits, batch.past, batch.positions, batch.out_rows)
+        table: Any = batch.page_table
+        self._program.step(*parts, table, batch.kv, logits)
+        return logits
+
+
+def _new_program(
+    folder: Path, config: ModelConfig, threads: int, max_rows: int, size: int
+) -> _core.Program:
+    try:
+        return _core.Program(
+            config.hidden_size,
+            config.num_heads,
+            config.num_kv_heads,
+            config.head_dim,
+            config.num_layers,
+            config.vocab_size,
+            max_rows,
+            threads,
+            str(folder / "weights.bin"),
+            size,
+        )
+    except RuntimeError as error:
+        raise StorageError(f"cannot read the packed model: {error}") from error

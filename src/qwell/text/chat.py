@@ -1,0 +1,112 @@
+"""A chat -> ids in which a control token never comes from what somebody typed.
+
+The official tokenizers read `<|im_start|>` wherever it stands, so a user could open a turn. Here:
+
+- What the template writes becomes control tokens, as in training.
+- The spelling of an added token inside a message, a tool or an option stays ordinary text.
+- One exception: in the content of an assistant message the tokens a model writes as visible text
+  (`<tool_call>` and its like, those not in `special_ids`) stay tokens, so that a reply read again
+  has the ids it was generated with.
+
+The template runs twice: once on the texts as they are, once with a marker character inside every
+such spelling, at both ends of a text also inside what its neighbour could complete. Without the
+marker the second must equal the first; then only unbroken spellings are control tokens. Everything
+between two control tokens is encoded as one string, as in training.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, pairwise
+from typing import Any
+
+from qwell.errors import TextError
+from qwell.text.template import ChatTemplate, chat_values
+from qwell.text.tokenizer import Tokenizer
+
+_MARKERS = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
+
+
+def encode_chat(
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    add_generation_prompt: bool = True,
+    allow_special: bool = False,
+    **extra: Any,
+) -> list[int]:
+    """Ids of a chat. For texts without spellings of added tokens, and always with allow_special,
+    they are `tokenizer.encode(template.render(...), allow_special=True)`.
+
+    Raises TextError for a wrong message, a failing template, or a template that treats a text
+    with a marked spelling differently (none of Qwen's does).
+    """
+    values = chat_values(messages, tools, add_generation_prompt, extra)
+    text = template.run(values)
+    if allow_special:
+        return tokenizer.encode(text, allow_special=True)
+    marker = _unused_character(text)
+    marked = _marked(values, tokenizer, marker)
+    if marked == values:
+        return tokenizer.encode(text, allow_special=True)
+    marked_text = template.run(marked)
+    if marked_text.replace(marker, "") != text:
+        raise TextError(
+            "the chat template looks into a message that contains the spelling of a control "
+            "token, so it cannot be kept as text: remove the spelling from the message"
+        )
+    return tokenizer.encode_marked(marked_text, marker)
+
+
+def _unused_character(text: str) -> str:
+    """A private-use character that text does not contain."""
+    used = set(text)
+    for code in chain(*_MARKERS):
+        if chr(code) not in used:
+            return chr(code)
+    raise TextError("the chat uses every private-use character of Unicode: leave one out")
+
+
+def _marked(values: dict[str, Any], tokenizer: Tokenizer, marker: str) -> dict[str, Any]:
+    """The values of a template with broken spellings in all texts."""
+    added = tokenizer.special_tokens
+    typed = _Breaker(added, marker)
+    reply = _Breaker([text for text, i in added.items() if i in tokenizer.special_ids], marker)
+    marked: dict[str, Any] = typed.walk(values)
+    for old, new in zip(values["messages"], marked["messages"]):
+        if old["role"] == "assistant" and "content" in old:
+            new["content"] = reply.walk(old["content"])
+    return marked
+
+
+class _Breaker:
+    """Puts a marker into every spelling that stands in a text or could be completed around it."""
+
+    def __init__(self, spellings: Iterable[str], marker: str) -> None:
+        self._spellings = list(spellings)
+        self._marker = marker
+        self._longest = max(map(len, self._spellings), default=0)
+        self._starts = re.compile(f"(?={'|'.join(map(re.escape, self._spellings)) or '(?!)'})")
+
+    def walk(self, value: Any) -> Any:
+        """A copy of a JSON value with every text in it broken."""
+        if isinstance(value, str):
+            return self.break_up(value)
+        if isinstance(value, dict):
+            return {self.walk(key): self.walk(item) for key, item in value.items()}
+        return [self.walk(item) for item in value] if isinstance(value, list) else value
+
+    def break_up(self, text: str) -> str:
+        # Starts, not matches: spellings may overlap. Each has at least two characters.
+        places = {match.start() + 1 for match in self._starts.finditer(text)}
+        for at in range(max(0, len(text) - self._longest), len(text)):
+            if any(spelling.startswith(text[at:]) for spelling in self._spellings):
+                places.add(at + 1)
+        for end in range(1, min(self._longest, len(text)) + 1):
+            if any(spelling.endswith(text[:end]) for spelling in self._spellings):
+                places.add(end - 1)
+        cuts = [0, *sorted(places), len(text)]
+        return self._marker.join(text[a:b] for a, b in pairwise(cuts)) if places else text

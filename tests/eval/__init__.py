@@ -1,0 +1,1 @@
+"""Statistics, evaluation text and the parity report."""

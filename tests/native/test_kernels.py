@@ -1,0 +1,232 @@
+"""Every kernel family: scalar against NumPy formulas, other instruction sets against scalar.
+
+The formulas of csrc/kernels.h fix every rounding, so instruction sets are compared bit for bit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qwell import _core
+from qwell.checkpoint.blocks import Codes
+from qwell.native.pack import BITS, pack_codes, pack_floats
+
+F32 = np.float32
+ISAS = _core.isa_available()[1:]
+GROUP16 = ("Q2_K", "Q3_K", "Q6_K")
+MINIMA = ("Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K")
+ZERO = {"Q4_0": 8, "Q5_0": 16, "Q8_0": 128, "Q3_K": 4, "Q6_K": 32}
+
+
+def random_codes(dtype: str, n: int, k: int, rng: np.random.Generator, extreme: bool) -> Codes:
+    """Codes of a whole matrix [n, k]; extreme: every field at its largest magnitude."""
+    inputs, _, _ = _core.format_info(getattr(_core.Format, dtype))
+    blocks, top = n * k // inputs, 2 ** BITS[dtype] - 1
+    q = (
+        rng.integers(0, top + 1, (blocks, inputs))
+        if not extreme
+        else np.full((blocks, inputs), top)
+    )
+    scale = rng.uniform(0.001, 0.01, blocks).astype(np.float16)
+    groups = inputs // (16 if dtype in GROUP16 else 32)
+    limit = 127 if dtype == "Q6_K" else 63
+    small = None
+    if inputs == 256:
+        small = rng.integers(-limit if dtype in ("Q3_K", "Q6_K") else 0, limit, (blocks, groups))
+        small = small.astype(np.int8)
+    minimum = rng.uniform(-0.01, 0.05, blocks).astype(np.float16) if dtype in MINIMA else None
+    sub_min = rng.integers(0, 63, (blocks, groups)).astype(np.int8) if minimum is not None else None
+    return Codes(
+        q.astype(np.uint8),
+        ZERO.get(dtype, 0),
+        scale,
+        small,
+        minimum,
+        sub_min if small is not None else None,
+    )
+
+
+def packed(dtype: str, n: int, k: int, rng: np.random.Generator, extreme: bool = False):
+    """(packed bytes, the float32 matrix they mean)"""
+    if dtype in BITS:
+        codes = random_codes(dtype, n, k, rng, extreme)
+        return pack_codes(codes, n, BITS[dtype]).reshape(-1), codes.floats().reshape(n, k)
+    w = rng.standard_normal((n, k), F32)
+    if dtype == "BF16":
+        raw = (w.view(np.uint32) >> 16).astype(np.uint16)
+        w = (raw.astype(np.uint32) << 16).view(F32)
+    else:
+        raw = w if dtype == "F32" else w.astype(np.float16)
+        w = raw.astype(F32)
+    return pack_floats(raw.view(np.uint8).reshape(n, k, -1), k).reshape(-1), w
+
+
+def linear(isa: str, dtype: str, data, n: int, x, q16: bool):
+    out = np.empty((len(x), -(-n // 32) * 32), F32)
+    _core.linear(isa, getattr(_core.Format, dtype), data, n, x, q16, out)
+    return out[:, :n]
+
+
+def activations(rows: int, k: int, rng: np.random.Generator):
+    """Rows with outliers, an all-zero group and a zero row."""
+    x = rng.standard_normal((rows, k), F32)
+    x[:, :: k // 3 + 1] *= 50
+    x[:, 32:64] = 0
+    if rows > 2:
+        x[1] = 0
+    return x
+
+
+@pytest.mark.parametrize("q16", [False, True], ids=["q8", "q16"])
+@pytest.mark.parametrize("dtype", _core.Format.__members__)
+def test_linear_formula(dtype: str, q16: bool) -> None:
+    """Scalar equals float64 arithmetic on the dequantised weights and quantised activations."""
+    rng = np.random.default_rng(1)
+    n, k = 45, 256
+    data, w = packed(dtype, n, k, rng)
+    x = activations(5, k, rng)
+    got = linear("scalar", dtype, data, n, x, q16)
+    if dtype in BITS:
+        top = 16256 if q16 else 127
+        groups = x.reshape(5, -1, 32)
+        amax = np.abs(groups).max(-1, keepdims=True)
+        inverse = np.where(amax > 0, F32(top) / np.where(amax > 0, amax, 1), 0).astype(F32)
+        x = (np.rint(groups * inverse) * (amax.astype(np.float64) / top)).reshape(5, k)
+    want = x.astype(np.float64) @ w.T.astype(np.float64)
+    size = np.abs(x).astype(np.float64) @ np.abs(w).T.astype(np.float64)
+    # k roundings of partial sums no larger than sum |x w|
+    assert (np.abs(got - want) <= size * 2.0**-24 * (k / 8 + 8)).all()
+
+
+@pytest.mark.parametrize("extreme", [False, True], ids=["random", "extreme"])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 9])
+@pytest.mark.parametrize("dtype", _core.Format.__members__)
+def test_linear_bits(dtype: str, rows: int, extreme: bool) -> None:
+    """All instruction sets give the bits of scalar, for every row count, and a row's bits do not
+    depend on its neighbours."""
+    rng = np.random.default_rng(rows)
+    n, k = 40, 512
+    data, _ = packed(dtype, n, k, rng, extreme)
+    x = activations(rows, k, rng)
+    if extreme:
+        x = np.where(rng.random(x.shape) < 0.5, F32(-3), F32(3))
+    for q16 in (False, True):
+        want = linear("scalar", dtype, data, n, x, q16)
+        for isa in ISAS:
+            np.testing.assert_array_equal(linear(isa, dtype, data, n, x, q16), want, err_msg=isa)
+        alone = np.concatenate(
+            [linear("scalar", dtype, data, n, x[r : r + 1], q16) for r in range(rows)]
+        )
+        np.testing.assert_array_equal(alone, want)
+
+
+def test_overflow_edge() -> None:
+    """The widest sum fits int32: 32 inputs of 8-bit weights at 16-bit activations."""
+    codes = Codes(np.zeros((32, 32), np.uint8), 128, np.ones(32, np.float16))
+    data = pack_codes(codes, 32, 8).reshape(-1)
+    x = np.full((1, 32), 1.0, F32)
+    for isa in _core.isa_available():
+        np.testing.assert_allclose(linear(isa, "Q8_0", data, 32, x, True), -128 * 32, rtol=1e-6)
+
+
+def row_op(isa: str, op: str, a, b, eps: float = 0.0, pad: int = 0):
+    y = np.full(len(a) + pad, 7, F32)
+    _core.row_op(isa, op, np.ascontiguousarray(a), np.ascontiguousarray(b), len(a), eps, y)
+    return y
+
+
+@pytest.mark.parametrize("n", [16, 64, 130, 896])
+@pytest.mark.parametrize("op", ["rms_norm", "silu_mul", "add", "rope"])
+def test_row_ops(op: str, n: int) -> None:
+    rng = np.random.default_rng(n)
+    a, b = (rng.standard_normal(n).astype(F32) * F32(8) for _ in range(2))
+    wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+    half = n // 2
+    match op:
+        case "rms_norm":
+            want = wide_a / np.sqrt(np.mean(wide_a**2) + 1e-6) * wide_b
+        case "silu_mul":
+            want = wide_a / (1 + np.exp(-wide_a)) * wide_b
+        case "add":
+            want = wide_a + wide_b
+        case _:
+            (x, y), (c, s) = np.split(wide_a, 2), np.split(wide_b, 2)
+            want = np.concatenate([x * c - y * s, y * c + x * s])
+    assert half
+    got = row_op("scalar", op, a, b, 1e-6)
+    np.testing.assert_allclose(got, want, rtol=2e-6, atol=2e-5)
+    for isa in ISAS:
+        np.testing.assert_array_equal(row_op(isa, op, a, b, 1e-6), got, err_msg=isa)
+
+
+def test_norm_pads_with_zeros() -> None:
+    y = row_op("scalar", "rms_norm", np.ones(40, F32), np.ones(40, F32), 1e-6, pad=24)
+    assert (y[40:] == 0).all()
+    assert (y[:40] != 0).all()
+
+
+def test_silu_far_out() -> None:
+    """Neither end overflows: silu(-1000) is 0, silu(1000) is 1000."""
+    gate = np.array(
+        [-1000, -88, -87, -50, -1e-30, 0, 1e-30, 50, 88, 1000, 1e30, -1e5] + [0] * 4, F32
+    )
+    for isa in _core.isa_available():
+        got = row_op(isa, "silu_mul", gate, np.ones(16, F32))
+        want = [0, 0, 0, 0, 0, 0, 0, 50, 88, 1000, 1e30, 0]
+        np.testing.assert_allclose(got[:12], want, atol=1e-18, rtol=1e-6)
+
+
+def to_bf16(x):
+    bits = x.astype(F32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "group", "rows", "first"),
+    [
+        (64, 7, 1, 0),
+        (64, 7, 3, 62),
+        (128, 6, 1, 200),
+        (16, 1, 5, 0),
+        (48, 8, 2, 127),
+        (128, 5, 17, 60),
+    ],
+)
+def test_attention(head_dim: int, group: int, rows: int, first: int) -> None:
+    rng = np.random.default_rng(head_dim + rows)
+    total = first + rows
+    pages = -(-total // 64)
+    keys, values = (to_bf16(rng.standard_normal((pages * 64, head_dim)) * 2) for _ in range(2))
+    memory = np.empty((pages, 2, head_dim * 64), np.uint16)
+    for p in range(pages):
+        memory[p, 0] = keys[p * 64 : p * 64 + 64].T.reshape(-1)
+        memory[p, 1] = values[p * 64 : p * 64 + 64].reshape(-1)
+    # What lies behind the last key must not be read into any result: NaN shows it.
+    last = memory[-1].reshape(2, -1)
+    used = total - (pages - 1) * 64
+    last[0].reshape(head_dim, 64)[:, used:] = 0x7FC0
+    last[1].reshape(64, head_dim)[used:] = 0x7FC0
+    q = rng.standard_normal((rows, group * head_dim), F32)
+
+    def run(isa: str):
+        out = np.empty_like(q)
+        _core.attention(isa, q, memory, head_dim, first, out)
+        return out
+
+    k, v = ((a.astype(np.uint32) << 16).view(F32).astype(np.float64) for a in (keys, values))
+    got = run("scalar")
+    for r in range(rows):
+        seen = first + r + 1
+        for h in range(group):
+            part = slice(h * head_dim, (h + 1) * head_dim)
+            s = k[:seen] @ q[r, part].astype(np.float64) / np.sqrt(head_dim)
+            p = np.exp(s - s.max())
+            np.testing.assert_allclose(got[r, part], p @ v[:seen] / p.sum(), rtol=2e-5, atol=1e-5)
+    for isa in ISAS:
+        np.testing.assert_array_equal(run(isa), got, err_msg=isa)
+
+
+def test_unknown_isa_names_the_choices() -> None:
+    with pytest.raises(ValueError, match="choose one of scalar"):
+        linear("avx9000", "F32", np.zeros(4096, np.uint8), 32, np.zeros((1, 32), F32), False)

@@ -1,0 +1,169 @@
+"""The program against its slow twins, bit for bit where the formula is the same.
+
+fused = unfused; one thread = many; alone = in a crowd; chunked = whole; every instruction set.
+Against the NumPy reference the bound is that of the number formats.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qwell import _core
+from qwell.errors import UnsupportedModelError, UsageError
+from qwell.model.batch import PAGE_SIZE, Batch
+from qwell.model.reference import ReferenceModel
+from qwell.model.weights import build_weights
+from qwell.native import NativeModel
+from tests.native.tiny import open_native, tiny
+
+CONFIGS = {
+    "plain": {},
+    "tied": {"tie_word_embeddings": True},
+    "wide heads": {"hidden_size": 256, "num_attention_heads": 2, "num_key_value_heads": 1},
+    "seven to one": {"hidden_size": 448, "num_attention_heads": 7, "num_key_value_heads": 1},
+    "odd sizes": {"vocab_size": 131, "intermediate_size": 160, "num_hidden_layers": 3},
+}
+
+
+def run(
+    model: NativeModel | ReferenceModel, ids: list[int], chunks: list[int], logits: str = "all"
+):
+    """Logits of every position of one sequence, read in chunks."""
+    pages = list(range(-(-len(ids) // PAGE_SIZE)))[::-1]  # pages out of order on purpose
+    kv = model.new_kv(len(pages))
+    out, past = [], 0
+    for n in chunks:
+        batch = Batch.make([ids[past : past + n]], past=[past], kv=kv, pages=[pages], logits=logits)
+        out.append(model.step(batch))
+        past += n
+    assert past == len(ids)
+    return np.concatenate(out)
+
+
+def tokens(n: int, vocab: int = 96, seed: int = 0) -> list[int]:
+    return np.random.default_rng(seed).integers(0, vocab, n).tolist()
+
+
+@pytest.mark.parametrize("over", CONFIGS.values(), ids=CONFIGS.keys())
+def test_float32_equals_reference(over: dict, tmp_path: Path) -> None:
+    """With F32 weights only the bf16 keys and values differ."""
+    checkpoint, pack = tiny(tmp_path, "F32", **over)
+    reference = ReferenceModel(build_weights(checkpoint.config, checkpoint.tensors))
+    ids = tokens(90)
+    want = run(reference, ids, [90])
+    got = run(open_native(checkpoint, pack), ids, [90])
+    first = [run(m, ids[:1], [1]) for m in (reference, open_native(checkpoint, pack))]
+    np.testing.assert_allclose(got, want, atol=0.02 * np.abs(want).max())
+    assert np.abs(got - want).mean() < 0.002 * np.abs(want).max()
+    assert first[0].shape == first[1].shape
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16", "Q4_0", "Q5_0", "Q8_0", "Q4_K", "Q6_K"])
+def test_fused_equals_unfused(dtype: str, tmp_path: Path) -> None:
+    checkpoint, pack = tiny(tmp_path, dtype)
+    ids = tokens(70)
+    fused = run(open_native(checkpoint, pack), ids, [66, 1, 3])
+    unfused = run(open_native(checkpoint, pack, fused=False), ids, [66, 1, 3])
+    np.testing.assert_array_equal(fused, unfused)
+
+
+@pytest.mark.parametrize("over", CONFIGS.values(), ids=CONFIGS.keys())
+def test_threads_and_chunks(over: dict, tmp_path: Path) -> None:
+    checkpoint, pack = tiny(tmp_path, "Q8_0", **over)
+    ids = tokens(150)
+    want = run(open_native(checkpoint, pack, num_threads=1), ids, [150])
+    for threads in (2, 3):
+        model = open_native(checkpoint, pack, num_threads=threads)
+        for chunks in ([150], [1] * 150, [17] * 8 + [14], [64, 64, 22], [4, 5, 141]):
+            np.testing.assert_array_equal(run(model, ids, chunks), want)
+
+
+def test_alone_equals_in_a_crowd(tmp_path: Path) -> None:
+    """Sequences of different pasts, prompts and single rows mixed in one step."""
+    checkpoint, pack = tiny(tmp_path, "Q5_0", intermediate_size=160)
+    model = open_native(checkpoint, pack)
+    sequences = [tokens(n, seed=n) for n in (5, 70, 33, 129)]
+    alone = [run(model, ids, [len(ids)], "all")[-2:] for ids in sequences]
+    kv = model.new_kv(12)
+    free = list(range(12))
+    pages = [[free.pop() for _ in range(-(-len(ids) // PAGE_SIZE))] for ids in sequences]
+    model.step(Batch.make([s[:-2] for s in sequences], kv=kv, pages=pages, logits="none"))
+    past = [len(s) - 2 for s in sequences]
+    for i in (0, 1):
+        rows = [[s[len(s) - 2 + i]] for s in sequences]
+        got = model.step(Batch.make(rows, past=[p + i for p in past], kv=kv, pages=pages))
+        np.testing.assert_array_equal(got, np.stack([a[i] for a in alone]))
+
+
+def test_instruction_sets_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint, pack = tiny(tmp_path, "Q4_K")
+    ids, results = tokens(40), {}
+    for isa in _core.isa_available():
+        monkeypatch.setenv("QWELL_FORCE_ISA", isa)
+        model = open_native(checkpoint, pack)
+        assert model.isa == isa
+        results[isa] = run(model, ids, [33, 1, 6])
+    for isa, got in results.items():
+        np.testing.assert_array_equal(got, results["scalar"], err_msg=isa)
+
+
+def test_unknown_instruction_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint, pack = tiny(tmp_path)
+    monkeypatch.setenv("QWELL_FORCE_ISA", "sse9")
+    with pytest.raises(UsageError, match=r"QWELL_FORCE_ISA.*choose one of"):
+        open_native(checkpoint, pack)
+
+
+def test_odd_head_dim_is_refused(tmp_path: Path) -> None:
+    checkpoint, pack = tiny(tmp_path, head_dim=24)
+    with pytest.raises(UnsupportedModelError, match="head_dim 24"):
+        open_native(checkpoint, pack)
+
+
+def good_batch(model: NativeModel) -> dict:
+    made = Batch.make([[1, 2, 3], [4]], past=[0, 64], kv=model.new_kv(4), pages=[[0], [1, 2]])
+    return dict(vars(made))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("input_ids", [1, 2, 3, 96], "not in the vocabulary"),
+        ("input_ids", [1, 2, 3, -1], "not in the vocabulary"),
+        ("row_splits", [0, 3, 5], "cover"),
+        ("row_splits", [0, 0, 4], "without rows"),
+        ("past", [0, 128], "fewer pages"),
+        ("past", [-1, 64], "without rows"),
+        ("positions", [0, 1, 2, 65], "positions"),
+        ("out_rows", [2, 4], "out of range"),
+        ("page_table", [[0, 0], [1, 4]], "page is out"),
+        ("page_table", [[0, 0], [-1, 2]], "page is out"),
+    ],
+)
+def test_bad_batches_are_refused(field: str, value: list, message: str, tmp_path: Path) -> None:
+    checkpoint, pack = tiny(tmp_path)
+    model = open_native(checkpoint, pack)
+    parts = good_batch(model)
+    model.step(Batch(**parts))
+    with pytest.raises(ValueError, match=message):
+        model.step(Batch(**parts | {field: np.array(value, np.int32)}))
+
+
+def test_too_many_rows(tmp_path: Path) -> None:
+    checkpoint, pack = tiny(tmp_path)
+    model = open_native(checkpoint, pack, max_rows=8)
+    with pytest.raises(ValueError, match=r"1 \.\. 8 rows, got 9"):
+        run(model, tokens(9), [9])
+
+
+def test_times_cover_every_phase(tmp_path: Path) -> None:
+    checkpoint, pack = tiny(tmp_path)
+    model = open_native(checkpoint, pack)
+    run(model, tokens(8), [8])
+    times = model.take_times()
+    assert [name for name, _ in times[:3]] == ["angles", "embed", "q_proj+k_proj+v_proj"]
+    assert all(t > 0 for _, t in times)
+    assert all(t == 0 for _, t in model.take_times())

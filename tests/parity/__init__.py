@@ -1,0 +1,1 @@
+"""Parity: the reference with transformers, the native program with the reference."""
