@@ -1,5 +1,4 @@
 # Every target sets itself up: it needs Python 3.11+ with venv, a C++20 compiler and make.
-SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -56,11 +55,11 @@ $(VENV)/.venv-ready:
 
 # The sources of the core are a dependency: edit one and the next target builds it again.
 $(VENV)/.built: $(VENV)/.venv-ready pyproject.toml CMakeLists.txt constraints.txt $(CORE)
-	@$(BIN)/pip install -q -c constraints.txt scikit-build-core nanobind cmake ninja 2> >(grep -v "^WARNING: Location" >&2)
-	@$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e . 2> >(grep -v "^WARNING: Location" >&2)
+	@$(BIN)/pip install -q -c constraints.txt scikit-build-core nanobind cmake ninja
+	@$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.built
-	@$(BIN)/pip install -q -c constraints.txt torch 2> >(grep -v "^WARNING: Location" >&2)
-	@$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[dev]' 2> >(grep -v "^WARNING: Location" >&2)
+	@$(BIN)/pip install -q -c constraints.txt torch
+	@$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@

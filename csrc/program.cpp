@@ -1,6 +1,8 @@
 // Building a program: slots, checks, and how the work of a phase is cut for the threads.
 #include "program.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <numeric>
 #include <stdexcept>
@@ -24,7 +26,7 @@ uint16_t* KvCache::at(int layer, int page, int head) const {
 }
 
 Program::Program(Shape s, int max_rows, int threads, const Kernels& kernels, Region weights)
-    : shape(s), max_rows(max_rows), team_(threads), kernels_(kernels), weights_(std::move(weights)) {
+    : shape(s), max_rows(max_rows), team_(threads), kernels_(kernels), weights_(std::move(weights)), owner_(getpid()) {
   require(max_rows >= 1 && max_rows <= 4096, "max_rows is not in 1 .. 4096");
   require(s.head_dim % kLanes == 0 && s.head_dim <= kMaxHeadDim,
           "head_dim " + std::to_string(s.head_dim) + " is not a multiple of 16 up to 256");

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -97,7 +98,9 @@ class Program {
   void add(Phase phase);
   void finish();  // after the last phase: cuts work, allocates the arena
 
-  // logits [outs, vocab]. Throws std::invalid_argument for a batch out of bounds.
+  // logits [outs, vocab]. Throws std::invalid_argument for a batch out of bounds, std::logic_error
+  // in a process forked from the one that built the program: its threads are not there. Steps asked
+  // for by several threads run one after another.
   void step(const Batch& batch, KvCache& kv, float* logits);
 
   const Shape shape;
@@ -127,6 +130,8 @@ class Program {
   std::vector<Phase> phases_;
   std::vector<std::unique_ptr<Scratch>> scratch_;
   std::vector<int64_t> times_;
+  std::mutex one_step_;
+  int64_t owner_;  // process id
   int max_k_ = 0, max_unit_ = kPanel;
 };
 

@@ -1,9 +1,13 @@
 // One step: every worker walks the phases; a barrier ends each.
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <mutex>
+#include <stdexcept>
 
 #include "scratch.h"
 
@@ -264,6 +268,9 @@ struct Worker {
 };
 
 void Program::step(const Batch& batch, KvCache& kv, float* logits) {
+  if (getpid() != owner_)
+    throw std::logic_error("this model was loaded before a fork: load it in the process that uses it");
+  std::lock_guard lock(one_step_);
   check(batch, kv);
   Step state(batch, kv, logits, shape);
   std::pair<Program*, Step*> context{this, &state};

@@ -15,10 +15,17 @@ static void relax() {
 }
 
 Team::Team(int size) : size_(size) {
-  for (int id = 1; id < size; id++) threads_.emplace_back([this, id] { worker(id); });
+  try {
+    for (int id = 1; id < size; id++) threads_.emplace_back([this, id] { worker(id); });
+  } catch (...) {  // the system has no more threads: end those that started
+    stop();
+    throw;
+  }
 }
 
-Team::~Team() {
+Team::~Team() { stop(); }
+
+void Team::stop() {
   stop_ = true;
   epoch_.fetch_add(1);
   epoch_.notify_all();

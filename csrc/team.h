@@ -24,6 +24,7 @@ class Team {
  private:
   void wait_past(std::atomic<uint32_t>& value, uint32_t old);
   void worker(int id);
+  void stop();
 
   int size_;
   std::atomic<uint32_t> epoch_{0}, turn_{0}, arrived_{0};

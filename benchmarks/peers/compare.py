@@ -28,7 +28,7 @@ class Peer:
     """The other engine, in its own process and environment."""
 
     def __init__(self, python: str, path: Path, threads: int, tokens: int) -> None:
-        script = Path(__file__).parent / "llama_cpp.py"
+        script = Path(__file__).parent / "llama_peer.py"
         command = [python, str(script), str(path), str(threads), str(tokens)]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -71,7 +71,8 @@ def main() -> None:
         ratio = median(a / b for a, b in zip(mine, theirs, strict=True))
         result[metric] = {"qwell": median(mine), "llama.cpp": median(theirs), "ratio": ratio}
         print(
-            f"  {metric:18s} qwell {median(mine):8.1f}   llama.cpp {median(theirs):8.1f}   ratio {ratio:.2f}"
+            f"  {metric:18s} qwell {median(mine):8.1f}   llama.cpp {median(theirs):8.1f}"
+            f"   ratio {ratio:.2f}"
         )
     print(json.dumps(result))
     if args.require_decode and result["decode_tok_per_s"]["ratio"] < args.require_decode:

@@ -26,11 +26,14 @@ def model(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def clean(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """QWELL_HOME in the test's place, no network, an empty working folder."""
+def clean(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """QWELL_HOME in the tests' place, no network, an empty working folder; a test of the official
+    model needs the user's own."""
+    if request.node.get_closest_marker("weights"):
+        return
     for name in ("QWELL_DEBUG", "QWELL_BACKEND", "QWELL_FORCE_ISA", "QWELL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("QWELL_HOME", str(home))
+    monkeypatch.setenv("QWELL_HOME", str(request.getfixturevalue("home")))
     monkeypatch.setenv("QWELL_OFFLINE", "1")
     work = tmp_path / "work"
     work.mkdir()

@@ -19,7 +19,7 @@ import pytest
 import qwell
 from qwell.cli.chat import Chat
 from qwell.cli.terminal import AnswerWriter
-from tests.cli.tiny import Run
+from tests.cli.tiny import Run, write_model
 
 SHORT = ("-n", "5", "--ignore-eos")
 
@@ -117,7 +117,7 @@ OWN_TERMINAL = (
     "import fcntl, runpy, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
     "runpy.run_module('qwell', run_name='__main__')"
 )
-"""Makes the pseudo terminal the process's own, so that its Ctrl-C arrives, then runs the command."""
+"""Makes the pseudo terminal the process's own, so that its Ctrl-C arrives, and runs the command."""
 
 
 class Terminal:
@@ -144,28 +144,36 @@ class Terminal:
     def type(self, keys: str) -> None:
         os.write(self.end, keys.encode())
 
-    def until(self, text: str, seconds: float = 20) -> None:
-        """Waits for a text that was not read yet; escape sequences are left out."""
-        deadline = time.monotonic() + seconds
+    def until(self, text: str) -> None:
+        """Waits for a text that was not read yet."""
+        deadline = time.monotonic() + 20
         while text not in self.screen:
-            ready, _, _ = select.select([self.end], [], [], max(0, deadline - time.monotonic()))
-            assert ready, f"{text!r} never came: {self.screen!r}"
-            self.screen += os.read(self.end, 65536).decode(errors="replace")
-            self.screen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.screen)
+            assert time.monotonic() < deadline, f"{text!r} never came: {self.screen!r}"
+            self._read()
         self.screen = self.screen.partition(text)[2]
 
+    def until_more(self) -> None:
+        """Waits for anything at all."""
+        while not self.screen.strip():
+            self._read()
 
-def test_at_a_terminal(
-    home: Path, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+    def _read(self) -> None:
+        """Adds what comes, without escape sequences."""
+        assert select.select([self.end], [], [], 20)[0], f"nothing came after {self.screen!r}"
+        self.screen += os.read(self.end, 65536).decode(errors="replace")
+        self.screen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.screen)
+
+
+def test_at_a_terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model = write_model(tmp_path / "talkative", max_position_embeddings=32_768)
     monkeypatch.setenv("QWELL_HOME", str(tmp_path / "mine"))
-    with Terminal("chat", model, "-n", "400", "--ignore-eos") as terminal:
+    with Terminal("chat", model, "-n", "30000", "--ignore-eos") as terminal:
         terminal.until("/help tells the commands")
         terminal.until(">")
         terminal.type("first\x1b\rsecond\r")  # Alt-Enter, Enter
         terminal.until("second")
         terminal.until("\n")
-        time.sleep(0.2)
+        terminal.until_more()
         terminal.type("\x03")
         terminal.until("[stopped]")
         terminal.until(">")

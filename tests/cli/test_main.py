@@ -101,5 +101,17 @@ def test_closed_pipe_is_silent(model: Path) -> None:
     assert (result.code, result.err) == (main_module.PIPE_CLOSED, "")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux")
+def test_full_disk_is_one_line_also_at_exit() -> None:
+    with Path("/dev/full").open("w") as full:
+        result = process("--help", stdout=full)
+    assert result.code == 5 and len(result.err.splitlines()) == 1, result
+
+
+def test_without_a_stdout() -> None:
+    result = process("--help", before=lambda: os.close(1))
+    assert (result.code, result.err) == (0, "")
+
+
 def test_python_dash_m_is_the_command() -> None:
     assert process("--version").out.startswith("qwell ")

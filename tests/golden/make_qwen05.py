@@ -98,7 +98,9 @@ def main(path: Path) -> None:
     )
     ours = ReferenceModel(build_weights(checkpoint.config, checkpoint.tensors))
     error = np.abs(ours.step(Batch.make([ids], logits="all")) - logits)
-    print(f"{GOLDEN.name}: {GOLDEN.stat().st_size:,} bytes; logits up to {np.abs(logits).max():.1f}")
+    print(
+        f"{GOLDEN.name}: {GOLDEN.stat().st_size:,} bytes; logits up to {np.abs(logits).max():.1f}"
+    )
     print(f"the reference over all {error.size:,} logits: largest error {error.max():.2e}")
 
 

@@ -6,6 +6,9 @@ Against the NumPy reference the bound is that of the number formats.
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ from qwell.model.batch import PAGE_SIZE, Batch
 from qwell.model.reference import ReferenceModel
 from qwell.model.weights import build_weights
 from qwell.native import NativeModel
+from tests.native.handwritten import open_handwritten
 from tests.native.tiny import open_native, tiny
 
 CONFIGS = {
@@ -68,6 +72,16 @@ def test_fused_equals_unfused(dtype: str, tmp_path: Path) -> None:
     fused = run(open_native(checkpoint, pack), ids, [66, 1, 3])
     unfused = run(open_native(checkpoint, pack, fused=False), ids, [66, 1, 3])
     np.testing.assert_array_equal(fused, unfused)
+
+
+@pytest.mark.parametrize("over", CONFIGS.values(), ids=CONFIGS.keys())
+def test_handwritten_list(over: dict, tmp_path: Path) -> None:
+    """The fuser's program gives the bits of the list a hand would write."""
+    checkpoint, pack = tiny(tmp_path, "Q8_0", **over)
+    ids = tokens(70)
+    by_hand = open_handwritten(pack, checkpoint.config, threads=2)
+    fused = open_native(checkpoint, pack)
+    np.testing.assert_array_equal(run(fused, ids, [66, 4]), run(by_hand, ids, [66, 4]))
 
 
 @pytest.mark.parametrize("over", CONFIGS.values(), ids=CONFIGS.keys())
@@ -167,3 +181,40 @@ def test_times_cover_every_phase(tmp_path: Path) -> None:
     assert [name for name, _ in times[:3]] == ["angles", "embed", "q_proj+k_proj+v_proj"]
     assert all(t > 0 for _, t in times)
     assert all(t == 0 for _, t in model.take_times())
+
+
+def test_forked_child_is_refused(tmp_path: Path) -> None:
+    """A forked process has no worker threads: a step there must fail, not hang."""
+    script = """
+import os, sys
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from qwell.checkpoint import open_checkpoint
+from qwell.model.batch import Batch
+from qwell.native import NativeModel
+folder = Path(sys.argv[1])
+model = NativeModel.open(folder / "pack", open_checkpoint(folder / "model").config, num_threads=2)
+kv = model.new_kv(1)
+if os.fork() == 0:
+    try:
+        model.step(Batch.make([[1]], kv=kv, pages=[[0]]))
+    except RuntimeError as error:
+        os._exit(7 if "before a fork" in str(error) else 8)
+    os._exit(9)
+sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+    tiny(tmp_path)
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], timeout=60, check=False)
+    assert done.returncode == 7
+
+
+def test_threads_of_python_take_turns(tmp_path: Path) -> None:
+    checkpoint, pack = tiny(tmp_path, "Q8_0")
+    model = open_native(checkpoint, pack)
+    prompts = [tokens(40, seed=s) for s in range(6)]
+    want = [run(model, ids, [40]) for ids in prompts]
+    with ThreadPoolExecutor(6) as pool:
+        got = list(pool.map(lambda ids: run(model, ids, [17, 23]), prompts))
+    np.testing.assert_array_equal(np.stack(got), np.stack(want))

@@ -34,7 +34,7 @@ class Reply:
 def greedy(
     model: Backend, prompts: Sequence[Sequence[int]], count: int, eos_ids: Collection[int]
 ) -> list[Reply]:
-    """Up to `count` tokens for every prompt: prompts one after another, then all replies in step."""
+    """Up to `count` tokens a prompt: prompts one after another, then all replies in step."""
     lens = [len(prompt) for prompt in prompts]
     own = pages_for(max(lens) + count)
     kv = model.new_kv(own * len(prompts))

@@ -150,6 +150,9 @@ def test_pieces_of_a_spelling_do_not_meet(tokenizer: Tokenizer, rest: str) -> No
         [{"role": "user", "content": first}, {"role": "user", "content": rest}],
     )
     assert ids == tokenizer.encode("<|im_start|>")
+    trimmed = ChatTemplate("{{ messages[0].content | trim }}{{ messages[1].content | trim }}")
+    spaced = [{"role": "user", "content": f" {first}\n"}, {"role": "user", "content": f"\t{rest} "}]
+    assert controls(encode_chat(tokenizer, trimmed, spaced)) == []
     before = ChatTemplate("{{ messages[0].content }}" + rest)
     assert controls(encode_chat(tokenizer, before, [{"role": "user", "content": first}])) == []
     after = ChatTemplate(first + "{{ messages[0].content }}")

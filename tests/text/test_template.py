@@ -243,6 +243,10 @@ REFUSED: dict[str, tuple[list[Any], str]] = {
         [{"role": "user", "content": "ab\udc00"}],
         r"messages\[0\].content has the lone surrogate U\+DC00 at character 2",
     ),
+    "strange key": (
+        [{"role": "user", "content": "x", "a\nb": object()}],
+        r"messages\[0\]\['a\\nb'\] is a object",
+    ),
     "bytes": ([{"role": "user", "content": "x", "data": b"x"}], r"messages\[0\].data is a bytes"),
     "object": ([{"role": "user", "content": "x", "data": object()}], "only JSON values"),
 }

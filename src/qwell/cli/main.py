@@ -11,8 +11,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 
 from qwell.cli.options import OPTIONS, Parser
 from qwell.errors import MemoryBudgetError, QwellError, StorageError, UsageError
@@ -33,9 +35,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line (default: the process's own); gives the exit code of the process."""
-    for stream in (sys.stdout, sys.stderr):
-        # Model text is UTF-8 whatever the locale says; a strange file name must not hide an error.
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    _prepare_streams()
     try:
         _invoke(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()
@@ -43,13 +43,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit:  # argparse, after it has printed a help
         return 0
     except BrokenPipeError:
-        # Whoever read us has gone; Python's own flush at exit must not complain of it either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return PIPE_CLOSED
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
         return _report(error)
+
+
+def _prepare_streams() -> None:
+    """Model text is UTF-8 whatever the locale says, a strange file name must not hide an error,
+    and a process that was started without a stdout may still do its work."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+        getattr(sys, name).reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def _drop_stdout() -> None:
+    """What cannot be written now must not be tried, and complained of, again at exit."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _invoke(argv: list[str]) -> None:
@@ -93,7 +107,10 @@ def _report(error: Exception) -> int:
 
         traceback.print_exception(error)
     line = " ".join(message.split())
-    print(f"qwell: {line[:1000]}", file=sys.stderr, flush=True)
+    line = line if len(line) <= 1000 else f"{line[:1000]} ..."
+    print(f"qwell: {line}", file=sys.stderr, flush=True)
+    if isinstance(error, OSError):
+        _drop_stdout()
     return code
 
 

@@ -1,7 +1,8 @@
 """A MODEL the user named becomes an LLM, with a view of what takes time on the way.
 
 A model that is not here is pulled with a bar; the first load packs the weights and shows how far
-it is. Everything heavy is imported here, after the options have been checked.
+it is. QWELL_BACKEND=reference takes NumPy in place of the native core. Everything heavy is imported
+here, after the options have been checked.
 """
 
 from __future__ import annotations

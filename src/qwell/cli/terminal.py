@@ -31,22 +31,18 @@ class Progress:
         if now < self.next_at or not (self.is_tty or self.in_pipes):
             return
         self.next_at = now + (_REDRAW_S if self.is_tty else _LINE_S)
-        left = (now - self.started) * (total - done) / done if done else 0.0
-        text = f"{self.label}: {100 * done // max(total, 1)} %" + (
-            f", {left:.0f} s left" * (done > 0)
-        )
+        text = f"{self.label}: {100 * done // total} %"
+        if done:
+            text += f", {(now - self.started) * (total - done) / done:.0f} s left"
         self.is_shown = self.is_tty
-        print(
-            f"\r\x1b[K{text}" if self.is_tty else text,
-            end="" if self.is_tty else "\n",
-            file=sys.stderr,
-            flush=True,
-        )
+        sys.stderr.write(f"\r\x1b[K{text}" if self.is_tty else f"{text}\n")
+        sys.stderr.flush()
 
     def close(self) -> None:
         """Removes the line."""
         if self.is_shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
             self.is_shown = False
 
 

@@ -200,8 +200,8 @@ def _weights(q: U8, bits: int, block: int) -> U8:
     low, high = r[..., :4, :] & np.uint8(15), r[..., 4:, :] << np.uint8(4)
     groups = [_flat(low | high)]
     if bits == 5:
-        high = (r >> 4) << np.arange(8, dtype=np.uint8)[:, None]
-        groups.append(_flat(np.bitwise_or.reduce(high, axis=4)))
+        fifth = (r >> 4) << np.arange(8, dtype=np.uint8)[:, None]
+        groups.append(_flat(np.bitwise_or.reduce(fifth, axis=4)))
     if bits == 6:
         pairs = (r >> 4).reshape(*r.shape[:4], 2, 4, 64)
         pairs <<= np.arange(0, 8, 2, dtype=np.uint8)[:, None]

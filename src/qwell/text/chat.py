@@ -11,7 +11,8 @@ The official tokenizers read `<|im_start|>` wherever it stands, so a user could 
 The template runs twice: once on the texts as they are, once with a marker character inside every
 such spelling, at both ends of a text also inside what its neighbour could complete. Without the
 marker the second must equal the first; then only unbroken spellings are control tokens. Everything
-between two control tokens is encoded as one string, as in training.
+between two control tokens is encoded as one string, as in training. What remains to trust: that the
+template, which comes with the model, does not itself build a spelling out of the inside of a text.
 """
 
 from __future__ import annotations
@@ -102,11 +103,13 @@ class _Breaker:
     def break_up(self, text: str) -> str:
         # Starts, not matches: spellings may overlap. Each has at least two characters.
         places = {match.start() + 1 for match in self._starts.finditer(text)}
-        for at in range(max(0, len(text) - self._longest), len(text)):
-            if any(spelling.startswith(text[at:]) for spelling in self._spellings):
+        # White space at the ends is looked through: templates like to trim it.
+        first, last = len(text) - len(text.lstrip()), len(text.rstrip())
+        for at in range(max(first, last - self._longest), last):
+            if any(spelling.startswith(text[at:last]) for spelling in self._spellings):
                 places.add(at + 1)
-        for end in range(1, min(self._longest, len(text)) + 1):
-            if any(spelling.endswith(text[:end]) for spelling in self._spellings):
+        for end in range(first + 1, min(first + self._longest, last) + 1):
+            if any(spelling.endswith(text[first:end]) for spelling in self._spellings):
                 places.add(end - 1)
         cuts = [0, *sorted(places), len(text)]
         return self._marker.join(text[a:b] for a, b in pairwise(cuts)) if places else text

@@ -113,7 +113,7 @@ def _message(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     if not isinstance(raw, Mapping):
         raise TextError(f"{where} is not an object")
     if raw.get("role") not in ROLES:
-        raise TextError(f"{where}.role is {raw.get('role')!r}: use one of {', '.join(ROLES)}")
+        raise TextError(f"{where}.role is {raw.get('role')!r:.40}: use one of {', '.join(ROLES)}")
     message, calls = dict(raw), raw.get("tool_calls")
     if calls is not None:
         message["tool_calls"] = _tool_calls(calls, f"{where}.tool_calls")
@@ -171,9 +171,15 @@ def _plain(value: Any, where: str) -> Any:
         return str.__str__(value)
     try:
         if isinstance(value, Mapping):
-            return {_plain(k, where): _plain(item, f"{where}.{k}") for k, item in value.items()}
+            return {_plain(k, where): _plain(item, _inside(where, k)) for k, item in value.items()}
         if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
             return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
     except RecursionError as error:
         raise TextError(f"{where[:40]}... is nested too deeply") from error
     raise TextError(f"{where} is a {type(value).__name__}: only JSON values are allowed")
+
+
+def _inside(where: str, key: Any) -> str:
+    """The place of a key, on one line whatever the key holds."""
+    plain = isinstance(key, str) and key.isidentifier() and len(key) < 40
+    return f"{where}.{key}" if plain else f"{where}[{key!r:.40}]"

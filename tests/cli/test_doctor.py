@@ -1,0 +1,61 @@
+"""`qwell doctor`: sound machines pass, broken ones are named, nothing is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qwell.cli import doctor
+from tests.cli.tiny import Run, tree
+
+
+def test_a_sound_machine(run: Run, home: Path) -> None:
+    before = tree(home)
+    result = run("doctor")
+    assert result.code == 0, result
+    named = {line[5:19].strip() for line in result.out.splitlines()}
+    assert named >= {"python", "packages", "kernels", "cpu", "threads", "cores", "memory", "disk"}
+    assert "QWELL_OFFLINE" in result.out
+    assert tree(home) == before
+
+
+def test_forced_kernels_are_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QWELL_FORCE_ISA", "scalar")
+    assert "scalar (QWELL_FORCE_ISA=scalar)" in run("doctor").out
+    monkeypatch.setenv("QWELL_FORCE_ISA", "avx9000")
+    result = run("doctor")
+    assert result.code == 1 and "native core" in result.err
+
+
+def test_unwritable_home_is_fatal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("file").write_text("")
+    monkeypatch.setenv("QWELL_HOME", str(Path("file").absolute() / "home"))
+    result = run("doctor")
+    assert result.code == 1
+    assert result.err == "qwell: broken: disk; the lines marked FAIL say what to do\n"
+    assert "FAIL disk" in result.out and "point QWELL_HOME" in result.out
+
+
+def test_missing_package_is_fatal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_NEEDED", ("numpy", "no-such-package"))
+    result = run("doctor")
+    assert result.code == 1 and "missing: no-such-package" in result.out
+
+
+def test_sources_are_asked_when_allowed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QWELL_OFFLINE")
+    for name in ("HF_ENDPOINT", "QWELL_MODELSCOPE_ENDPOINT"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    result = run("doctor")
+    assert result.code == 0, "a machine without a network is sound"
+    assert "warn huggingface" in result.out and "warn modelscope" in result.out
+    assert "mirror" in result.out
+
+
+def test_a_check_that_fails_does_not_end_the_others(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_quota", lambda: 1 / 0)
+    result = run("doctor")
+    assert "warn cores" in result.out and "ok   memory" in result.out

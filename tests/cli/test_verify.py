@@ -1,0 +1,40 @@
+"""`qwell verify`: the report reaches the user, and a failed bar is a failed command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.tiny import Run
+
+SMALL = ("--windows", "2", "--window-tokens", "64", "--text", "text.txt")
+
+
+@pytest.fixture(autouse=True)
+def text() -> None:
+    Path("text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 10)
+
+
+def test_a_faithful_program_passes(run: Run, model: Path) -> None:
+    result = run("verify", model, *SMALL)
+    assert result.code == 0, result
+    assert "passed" in result.out and "mean KL" in result.out
+    report = run("verify", model, *SMALL, "--json").json
+    assert report["passed"] and set(report["paths"]) == {"prefill", "decode"}
+    assert report["windows"] == 2
+
+
+def test_a_missed_bar_is_exit_1(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from qwell.eval import report
+
+    impossible = (report.Bar("kl_mean", "mean KL", at_most=-1.0),)
+    monkeypatch.setattr(report, "BARS", impossible)
+    result = run("verify", model, *SMALL)
+    assert result.code == 1
+    assert "FAILED" in result.out and "mean KL" in result.err.splitlines()[-1]
+
+
+def test_too_little_text(run: Run, model: Path) -> None:
+    result = run("verify", model, "--windows", "100", *SMALL[2:])
+    assert result.code == 2 and "fewer or shorter windows" in result.err

@@ -1,0 +1,107 @@
+"""The bars, the verdict, the table and the JSON of a report."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from qwell.eval.divergence import Divergence
+from qwell.eval.report import BARS, Report
+
+GOOD = Divergence(
+    rows=4096,
+    kl_mean=0.0010,
+    kl_median=0.0004,
+    kl_99=0.003,
+    kl_99_9=0.009,
+    kl_max=0.02,
+    top1=0.98,
+    clear_rows=2847,
+    top1_clear=0.995,
+    perplexity_ref=20.0,
+    perplexity=20.06,
+    perplexity_change=-0.003,
+    perplexity_change_se=0.0007,
+)
+
+
+def report(**paths: Divergence) -> Report:
+    return Report(
+        model="tiny",
+        backend="native, scalar, 1 thread",
+        text="story.txt",
+        text_sha256="ab" * 32,
+        windows=8,
+        window_tokens=512,
+        paths=paths or {"prefill": GOOD, "decode": GOOD},
+        seconds=12.3,
+    )
+
+
+def test_the_bars_are_those_of_the_project() -> None:
+    bounds = {bar.figure: (bar.at_most, bar.at_least) for bar in BARS}
+    assert bounds == {
+        "kl_mean": (0.0010, None),
+        "top1": (None, 0.98),
+        "top1_clear": (None, 0.995),
+        "perplexity_change": (0.003, None),
+    }
+
+
+def test_figures_at_the_bars_pass() -> None:
+    assert report().passed
+    assert report().failures == ()
+    assert report().table().endswith("passed")
+
+
+@pytest.mark.parametrize(
+    ("figure", "value", "line"),
+    [
+        ("kl_mean", 0.00101, "decode: mean KL is 0.001010, the bar is <= 0.001"),
+        ("kl_mean", math.nan, "decode: mean KL is nan, the bar is <= 0.001"),
+        ("top1", 0.9789, "decode: same top-1 is 97.89 %, the bar is >= 98 %"),
+        (
+            "top1_clear",
+            0.99,
+            "decode: same top-1, margin > 0.5 is 99.00 %, the bar is >= 99.5 %",
+        ),
+        (
+            "perplexity_change",
+            0.0031,
+            "decode: perplexity change is +0.310 %, the bar is within 0.3 %",
+        ),
+        (
+            "perplexity_change",
+            -0.0031,
+            "decode: perplexity change is -0.310 %, the bar is within 0.3 %",
+        ),
+    ],
+)
+def test_one_path_beyond_one_bar_fails(figure: str, value: float, line: str) -> None:
+    failed = report(prefill=GOOD, decode=replace(GOOD, **{figure: value}))
+    assert not failed.passed
+    assert failed.failures == (line,)
+    assert failed.table().endswith("FAILED")
+    assert sum("FAILED" in row for row in failed.table().splitlines()) == 2  # its row, the end
+
+
+def test_table_names_model_text_and_both_paths() -> None:
+    table = report(prefill=GOOD, decode=replace(GOOD, kl_max=0.125)).table()
+    head, source, _, columns, *_ = table.splitlines()
+    assert head == "tiny (native, scalar, 1 thread) against its float32 reference"
+    assert source == "8 windows of 512 tokens: story.txt, sha256 abababababab; 12 s"
+    assert columns.split() == ["prefill", "decode", "bar"]
+    assert "largest KL                0.020000  0.125000\n" in table
+    assert "positions                    4,096     4,096\n" in table
+
+
+def test_dict_is_json_and_holds_every_figure() -> None:
+    found = json.loads(json.dumps(report().to_dict()))
+    assert found["paths"]["decode"]["kl_mean"] == 0.0010
+    assert found["text_sha256"] == "ab" * 32
+    assert found["passed"] is True
+    assert found["failures"] == []
+    assert {bar["figure"] for bar in found["bars"]} == {bar.figure for bar in BARS}
