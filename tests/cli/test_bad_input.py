@@ -223,8 +223,9 @@ def test_home_that_cannot_be_written(model: Path, place: str) -> None:
 
 
 def test_no_memory(model: Path) -> None:
-    """Enough to start Python and the core, not for a context of 32k tokens."""
-    result = process("run", model, "Hi", before=_limit(resource.RLIMIT_AS, 300 << 20))
+    """Enough to start Python and NumPy (its BLAS takes memory for every thread), not to run."""
+    limit = _limit(resource.RLIMIT_AS, 250 << 20)
+    result = process("run", model, "Hi", before=limit, env={"OPENBLAS_NUM_THREADS": "1"})
     assert_refused(result, MEMORY, "are available", "close other programs")
 
 

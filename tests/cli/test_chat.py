@@ -152,9 +152,9 @@ class Terminal:
             self._read()
         self.screen = self.screen.partition(text)[2]
 
-    def until_more(self) -> None:
-        """Waits for anything at all."""
-        while not self.screen.strip():
+    def until_more(self, characters: int) -> None:
+        """Waits for so many characters that were not read yet."""
+        while len(self.screen) < characters:
             self._read()
 
     def _read(self) -> None:
@@ -172,8 +172,7 @@ def test_at_a_terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         terminal.until(">")
         terminal.type("first\x1b\rsecond\r")  # Alt-Enter, Enter
         terminal.until("second")
-        terminal.until("\n")
-        terminal.until_more()
+        terminal.until_more(300)  # more than the echo of the line: the answer has begun
         terminal.type("\x03")
         terminal.until("[stopped]")
         terminal.until(">")
@@ -181,8 +180,10 @@ def test_at_a_terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         terminal.until(">")
         terminal.type("/lod x\r")
         terminal.until("did you mean /load?")
+        terminal.until(">")
         terminal.type("/save talk.json\r")
         terminal.until("saved 2 messages")
+        terminal.until(">")
         terminal.type("\x04")
         assert terminal.process.wait(20) == 0
     messages = json.loads(Path("talk.json").read_text())["messages"]

@@ -1,0 +1,1 @@
+"""The engine room: the real parts over tiny models; nothing is fetched."""

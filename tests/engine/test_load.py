@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 import qwell
-from qwell import native
 from qwell.config import GenerationConfig
 from qwell.engine import load as module
+from qwell.engine import packed
 from qwell.engine.types import SamplingParams
 from qwell.errors import (
     CheckpointError,
@@ -32,6 +32,7 @@ from qwell.errors import (
 from qwell.hub import store
 from qwell.hub.catalogue import Entry
 from qwell.hub.resolve import ResolvedModel
+from qwell.native import pack as native_pack
 from qwell.text.vocabulary import BYTE_OF
 from tests.checkpoint.make import random_tensors, tiny_config, write_folder, write_gguf
 from tests.engine.tiny import MERGES
@@ -53,7 +54,13 @@ def model(tmp_path: Path) -> Path:
     config = tiny_config(vocab_size=280, eos_token_id=263)
     tensors = random_tensors(config, scale=0.3)
     return write_gguf(
-        tmp_path / "tiny.gguf", config, tensors, None, TOKENS, MERGES, chat_template=TEMPLATE
+        tmp_path / "tiny.gguf",
+        config,
+        tensors,
+        {"default": "F32"},
+        TOKENS,
+        MERGES,
+        chat_template=TEMPLATE,
     )
 
 
@@ -90,10 +97,49 @@ def test_native_and_reference_load_the_same_file(model: Path) -> None:
     assert fast.generation.eos_token_ids
     ids = fast.tokenizer.encode("abc stop it")
     assert ids == slow.tokenizer.encode("abc stop it")
-    assert fast.logprobs(ids)[1:] == pytest.approx(slow.logprobs(ids)[1:], abs=0.1)
+    assert fast.logprobs(ids)[1:] == pytest.approx(slow.logprobs(ids)[1:], abs=0.05)
     assert fast.template is not None and fast.template.source == TEMPLATE
-    assert fast.chat("hi", PARAMS).usage.prompt_tokens == len("user: hi\nassistant: ")
+    rendered = len(fast.tokenizer.encode("user: hi\nassistant: "))
+    assert fast.chat("hi", PARAMS).usage.prompt_tokens == rendered
     assert fast.engine.load_ms is not None and fast.engine.load_ms > 0
+
+
+def test_a_crowd_changes_nothing_on_the_native_back_end(model: Path) -> None:
+    """Bit for bit: log-probabilities too."""
+    llm = qwell.load(str(model))
+    params = replace(PARAMS, temperature=0.9, seed=4, logprobs=2, max_tokens=20)
+    prompts = ["abc" * n for n in (1, 50, 20, 3, 90)]
+    alone = [llm.generate(prompt, params) for prompt in prompts]
+    for found, expected in zip(llm.generate(prompts, params), alone, strict=True):
+        assert found.token_ids == expected.token_ids
+        assert found.logprobs == expected.logprobs
+
+
+def test_threads_share_a_model(model: Path) -> None:
+    """Python threads that ask one LLM at the same time get the replies they get alone, whole."""
+    llm = qwell.load(str(model))
+    params = replace(PARAMS, temperature=0.9, seed=4, max_tokens=30)
+    prompts = ["abc" * n for n in (1, 50, 20, 3, 90, 7)]
+    alone = [llm.generate(prompt, params) for prompt in prompts]
+
+    def streamed(prompt: str) -> tuple[str, tuple[int, ...]]:
+        pieces = list(llm.stream(prompt, params, raw=True))
+        ids = tuple(token for piece in pieces for token in piece.token_ids)
+        return "".join(piece.text for piece in pieces), ids
+
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        found = list(pool.map(streamed, prompts * 3))
+    assert found == [(reply.text, reply.token_ids) for reply in alone] * 3
+
+
+def test_int8_is_a_pack_of_its_own(folder: Path, home: Path) -> None:
+    plain, small = qwell.load(str(folder)), qwell.load(str(folder), int8=True)
+    assert small.backend.memory_bytes < 0.8 * plain.backend.memory_bytes
+    assert len(packs(home)) == 2
+    ids = plain.tokenizer.encode("abc stop it")
+    assert small.logprobs(ids)[1:] == pytest.approx(plain.logprobs(ids)[1:], abs=0.2)
+    with pytest.raises(UsageError, match="int8"):
+        qwell.load(str(folder), int8=True, backend="reference")
 
 
 def test_the_second_start_reads_the_pack_alone(
@@ -107,7 +153,7 @@ def test_the_second_start_reads_the_pack_alone(
         for name in ("model.json", "tokenizer.json", "weights.bin", "weights.json")
     ]
     facts = json.loads((packs(home)[0] / "model.json").read_text())
-    assert facts["source"] == [str(model)] and facts["version"] == module.VERSION
+    assert facts["source"] == [str(model)] and facts["version"] == packed.VERSION
 
     def forbidden(*_: Any) -> None:
         raise AssertionError("the checkpoint was opened")
@@ -145,7 +191,7 @@ def test_the_tokenizer_alone_writes_nothing(model: Path, folder: Path, home: Pat
 
 def test_what_the_catalogue_knows_of_a_gguf_counts(model: Path) -> None:
     known = GenerationConfig(eos_token_ids=(262,), temperature=0.7, repetition_penalty=1.1)
-    entry = Entry(key="k", name="n", repo="o/r", generation=known)
+    entry = Entry(name="n", repo="o/r", generation=known)
     found = GenerationConfig(eos_token_ids=(263,), temperature=1.0)
     resolved = ResolvedModel(name="n", paths=(model,), kind="gguf", entry=entry)
     merged = module._generation(resolved, found)
@@ -155,20 +201,20 @@ def test_what_the_catalogue_knows_of_a_gguf_counts(model: Path) -> None:
     assert module._generation(replace(resolved, entry=None), found) == found
 
 
-@pytest.mark.parametrize("damage", ["cut", "no model.json", "version", "no tokenizer", "null"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "no model.json", "version", "null", "no tokenizer.json", "no weights.bin"]
+)
 def test_a_damaged_pack_is_made_anew(damage: str, model: Path, home: Path) -> None:
     expected = qwell.load(str(model)).generate("abc", PARAMS).token_ids
     facts = packs(home)[0] / "model.json"
     if damage == "cut":
         facts.write_bytes(facts.read_bytes()[:40])
-    elif damage == "no model.json":
-        facts.unlink()
     elif damage == "version":
         facts.write_text(facts.read_text().replace('"version": 1', '"version": 0'))
     elif damage == "null":
         facts.write_text("null")
     else:
-        (packs(home)[0] / "tokenizer.json").unlink()
+        facts.with_name(damage.removeprefix("no ")).unlink()
     assert qwell.load(str(model)).generate("abc", PARAMS).token_ids == expected
     assert len(packs(home)) == 1
 
@@ -177,9 +223,6 @@ def test_damaged_weights_are_told(model: Path, home: Path) -> None:
     qwell.load(str(model))
     weights = packs(home)[0] / "weights.bin"
     os.truncate(weights, 100)
-    with pytest.raises(StorageError, match=r"damaged.*delete"):
-        qwell.load(str(model))
-    weights.unlink()
     with pytest.raises(StorageError, match=r"damaged.*delete"):
         qwell.load(str(model))
 
@@ -205,7 +248,7 @@ def failure(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         (folder / "weights.bin").write_bytes(b"half")
         raise error
 
-    monkeypatch.setattr(native, "write_packed", write_some)
+    monkeypatch.setattr(native_pack, "write_packed", write_some)
     return error
 
 
@@ -237,13 +280,13 @@ def test_a_home_that_is_a_file(model: Path, home: Path) -> None:
 def test_two_starts_at_once_pack_once(
     model: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls, write = [], native.write_packed
+    calls, write = [], native_pack.write_packed
 
     def counted(*args: Any, **options: Any) -> None:
         calls.append(args)
         write(*args, **options)
 
-    monkeypatch.setattr(native, "write_packed", counted)
+    monkeypatch.setattr(native_pack, "write_packed", counted)
     with ThreadPoolExecutor(3) as pool:
         found = [pool.submit(qwell.load, str(model)) for _ in range(3)]
         ids = {f.result().generate("abc", PARAMS).token_ids for f in found}

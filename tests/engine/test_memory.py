@@ -70,7 +70,7 @@ def test_kv_bytes_of_the_smallest_model() -> None:
 
 @pytest.mark.parametrize(
     ("room", "advice"),
-    [(4 * GB, None), (3 * GB, "--ctx 4096"), (2 * GB, "use a smaller model"), (None, None)],
+    [(4 * GB, None), (3 * GB, "--ctx 5120"), (2 * GB, "use a smaller model"), (None, None)],
 )
 def test_check_memory(
     room: int | None, advice: str | None, monkeypatch: pytest.MonkeyPatch

@@ -98,10 +98,15 @@ def spellings(text: str) -> list[list[int]]:
     return found
 
 
-def test_stop_strings_wait_for_min_tokens() -> None:
+@pytest.mark.parametrize(
+    ("stop", "min_tokens", "text"),
+    [("stop", 4, "stop and "), ("p", 4, "stop and sto"), ("p", 3, "sto"), ("stop", 3, "stop and ")],
+)
+def test_stop_strings_wait_for_min_tokens(stop: str, min_tokens: int, text: str) -> None:
+    """Text of the first min_tokens tokens is not looked at."""
     llm = make_llm(replying(byte_ids("stop and stop it"), prompt=1))
-    done = llm.generate([0], SamplingParams(temperature=0, stop=("stop",), min_tokens=4))
-    assert done.text == "stop and "
+    params = SamplingParams(temperature=0, stop=(stop,), min_tokens=min_tokens)
+    assert llm.generate([0], params).text == text
 
 
 def test_held_text_is_shown_when_the_reply_ends_otherwise() -> None:

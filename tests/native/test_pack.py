@@ -12,8 +12,8 @@ from qwell import _core
 from qwell.checkpoint import open_checkpoint
 from qwell.checkpoint.blocks import FORMATS
 from qwell.errors import CheckpointError, StorageError
-from qwell.native import packed_key, write_packed
-from qwell.native.pack import packed_nbytes, panel_nbytes, quantise_q8
+from qwell.native import packed_key
+from qwell.native.pack import packed_nbytes, panel_nbytes, quantise_q8, write_packed
 from qwell.native.packed import read_table
 from tests.checkpoint.make import random_tensors, tiny_config, write_folder
 from tests.native.tiny import open_native, tiny

@@ -7,7 +7,8 @@ from typing import Any
 
 from qwell.checkpoint import open_checkpoint
 from qwell.checkpoint.tensor import Checkpoint
-from qwell.native import NativeModel, write_packed
+from qwell.native import NativeModel
+from qwell.native.pack import write_packed
 from tests.checkpoint.make import random_tensors, tiny_config, write_folder, write_gguf
 
 K_QUANTS = {"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"}

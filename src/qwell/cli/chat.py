@@ -35,6 +35,7 @@ def chat(
     chat_template: str | None = None,
     ctx: int | None = None,
     threads: int | None = None,
+    int8: bool = False,
     **sampling: Any,
 ) -> None:
     """Talks until the input ends; `sampling` holds what was given of SamplingParams."""
@@ -42,7 +43,7 @@ def chat(
 
     check_sampling(sampling)
     template = None if chat_template is None else read_template(chat_template)
-    llm = open_model(model, ctx=ctx, threads=threads, template=template)
+    llm = open_model(model, ctx=ctx, threads=threads, int8=int8, template=template)
     talk = Chat(llm, sampling)
     if system is not None:
         talk.conversation.set_system(system)

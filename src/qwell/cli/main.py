@@ -28,6 +28,7 @@ COMMANDS = {
     "list": ("qwell.cli.list:list_models", "List the models on this machine."),
     "show": ("qwell.cli.show:show", "Tell what a model is: sizes, memory, sampling, licence."),
     "rm": ("qwell.cli.rm:rm", "Delete a model and what was packed from it."),
+    "tokenize": ("qwell.cli.tokenize:tokenize", "Show how a model reads a text."),
     "verify": ("qwell.cli.verify:verify", "Compare the program with its float32 reference."),
     "doctor": ("qwell.cli.doctor:doctor", "Check this machine and this installation."),
 }
@@ -86,7 +87,7 @@ def _invoke(argv: list[str]) -> None:
 
 
 def _help() -> str:
-    lines = [f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items()]
+    lines = [f"  {name:<11}{text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join(
         [
             "qwell: Qwen2.5 on this machine's CPU",

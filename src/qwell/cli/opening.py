@@ -34,7 +34,12 @@ def fetch(model: str) -> None:
 
 
 def open_model(
-    model: str, *, ctx: int | None, threads: int | None, template: ChatTemplate | None = None
+    model: str,
+    *,
+    ctx: int | None,
+    threads: int | None,
+    int8: bool = False,
+    template: ChatTemplate | None = None,
 ) -> LLM:
     """Loads `model`; `template`, if given, takes the place of its own."""
     from qwell.engine.load import load
@@ -43,7 +48,9 @@ def open_model(
     progress = Progress("packing the weights (first time only)", in_pipes=True)
     backend = os.environ.get("QWELL_BACKEND") or "native"
     try:
-        llm = load(model, ctx=ctx, num_threads=threads, backend=backend, progress=progress)
+        llm = load(
+            model, ctx=ctx, num_threads=threads, backend=backend, int8=int8, progress=progress
+        )
     finally:
         progress.close()
     if template is not None:
@@ -62,7 +69,9 @@ def read_template(path: str) -> ChatTemplate:
     """The Jinja chat template in a file. Raises TextError if it is none."""
     from qwell.text import ChatTemplate
 
-    return ChatTemplate(read_text(path))
+    template = ChatTemplate(read_text(path))
+    template.check()
+    return template
 
 
 def read_text(path: str) -> str:

@@ -83,6 +83,7 @@ SYSTEM = Option("--system", type=text, metavar="TEXT", help="system message; '' 
 TEMPLATE = Option("--chat-template", metavar="FILE", help="Jinja file instead of the model's own")
 CTX = _number("--ctx", "tokens the context holds")
 THREADS = _number("--threads", "threads; else as many as this process may use")
+INT8 = Option("--int8", action="store_true", help="pack float weights to int8: half the memory")
 AS_JSON = Option(
     "--json", dest="as_json", action="store_true", help="print one JSON object and nothing else"
 )
@@ -118,10 +119,11 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         ),
         CTX,
         THREADS,
+        INT8,
         Option("--stats", action="store_true", help="counts and speed, to stderr"),
         *SAMPLING,
     ),
-    "chat": (MAYBE_MODEL, SYSTEM, TEMPLATE, CTX, THREADS, *SAMPLING),
+    "chat": (MAYBE_MODEL, SYSTEM, TEMPLATE, CTX, THREADS, INT8, *SAMPLING),
     "pull": (
         MODEL,
         Option("--source", metavar="NAMES", help="only these: huggingface,modelscope,mirror"),
@@ -133,12 +135,20 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         AS_JSON,
     ),
     "rm": (MODEL, Option("-y", "--yes", action="store_true", help="do not ask")),
+    "tokenize": (
+        MODEL,
+        Option("text", type=text, metavar="TEXT", help="the text; - reads it from stdin"),
+        Option("--special", action="store_true", help="read <|im_end|> and the like as tokens"),
+        Option("--ids", action="store_true", help="print the ids alone, on one line"),
+        AS_JSON,
+    ),
     "verify": (
         MODEL,
         _number("--windows", "stretches of text to measure on (8)"),
         _number("--window-tokens", "tokens of each (512)"),
         Option("--text", metavar="FILE", help="text to measure on"),
         THREADS,
+        INT8,
         AS_JSON,
     ),
     "doctor": (),

@@ -26,6 +26,7 @@ def run(
     as_json: bool = False,
     ctx: int | None = None,
     threads: int | None = None,
+    int8: bool = False,
     stats: bool = False,
     **sampling: Any,
 ) -> None:
@@ -38,7 +39,7 @@ def run(
     text = read_prompt(prompt)
     head = [] if system is None else [{"role": "system", "content": system}]
     template = None if chat_template is None else read_template(chat_template)
-    llm = open_model(model, ctx=ctx, threads=threads, template=template)
+    llm = open_model(model, ctx=ctx, threads=threads, int8=int8, template=template)
     reading = Progress("reading the prompt")
     pieces = llm.stream(
         text if raw else [*head, {"role": "user", "content": text}],

@@ -16,6 +16,7 @@ def verify(
     window_tokens: int = 512,
     text: str | None = None,
     threads: int | None = None,
+    int8: bool = False,
     as_json: bool = False,
 ) -> None:
     """Prints the report. Raises QwellError if a bar is not met."""
@@ -28,6 +29,7 @@ def verify(
         window_tokens=window_tokens,
         text=text,
         num_threads=threads,
+        int8=int8,
         progress=note,
     )
     print(json.dumps(report.to_dict()) if as_json else report.table())

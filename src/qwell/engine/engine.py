@@ -1,14 +1,15 @@
 """Many requests over one back end: which rows go into the next step, and who gets pages.
 
-One thread, synchronous: `submit` gives a `Reply`, every `step` moves all of them on, the caller
-reads them with `Reply.take`. Rows that extend a reply go first, then chunks of prompts. When pages
-run out, the youngest request gives its own back and is computed again later; a row keeps its role
-(prompt or reply), so its numbers and its tokens stay the same.
+Synchronous: `submit` gives a `Reply`, every `step` moves all of them on, the caller reads them
+with `Reply.take`; threads that share an engine take turns. Rows that extend a reply go first, then
+chunks of prompts. When pages run out, the youngest request gives its own back and is computed again
+later; a row keeps its role (prompt or reply), so its numbers and its tokens stay the same.
 """
 
 from __future__ import annotations
 
 import secrets
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -57,6 +58,7 @@ class Engine:
         self._kv = backend.new_kv(num_pages)
         self._waiting: deque[Reply] = deque()
         self._running: list[Reply] = []  # oldest first
+        self._lock = threading.RLock()  # threads that share an LLM take turns
 
     @property
     def has_work(self) -> bool:
@@ -77,7 +79,8 @@ class Engine:
             load_ms=self.load_ms,
         )
         if not reply.is_finished:
-            self._waiting.append(reply)
+            with self._lock:
+                self._waiting.append(reply)
         return reply
 
     def check(self, request: Request) -> None:
@@ -103,11 +106,12 @@ class Engine:
 
     def cancel(self, reply: Reply) -> None:
         """Forgets a request and frees its pages at once. Nothing happens if it has ended."""
-        if reply in self._waiting:
-            self._waiting.remove(reply)
-        if reply in self._running:
-            self._running.remove(reply)
-        self.pool.release(reply.pages)
+        with self._lock:
+            if reply in self._waiting:
+                self._waiting.remove(reply)
+            if reply in self._running:
+                self._running.remove(reply)
+            self.pool.release(reply.pages)
 
     def step(self) -> None:
         """Computes one batch and lets every reply whose logits came out choose its token.
@@ -115,19 +119,22 @@ class Engine:
         A fault of one request (its logits are not finite, say) ends that request alone: its
         `take` raises it. A fault of the step itself is raised here and changes no request.
         """
-        self._admit()
-        plan = self._plan()
-        if not plan:
-            if self._waiting:
+        with self._lock:
+            self._admit()
+            plan = self._plan()
+            if plan:
+                self._compute(plan)
+            elif self._waiting:
                 raise QwellError(_PAGES_HELD)
-            return
+
+    def _compute(self, plan: list[tuple[Reply, int]]) -> None:
         logits = self.backend.step(self._batch(plan))
         row = 0
         for reply, count in plan:
-            reply.computed += count
-            if reply.computed == len(reply.tokens):
+            if reply.computed + count == len(reply.tokens):
                 self._advance(reply, logits[row])
                 row += 1
+            reply.computed += count  # last: an interrupt before it computes these rows again
 
     def logits(self, ids: Sequence[int], *, chunk: int = 64) -> Iterator[F32]:
         """Logits after every one of `ids`, read as a prompt: arrays [n <= chunk, V], in order.
@@ -139,10 +146,11 @@ class Engine:
 
     def _logits(self, ids: Sequence[int], chunk: int) -> Iterator[F32]:
         pages: list[int] = []
-        while not self.pool.grow(pages, len(ids)):
-            if not self._running:
-                raise QwellError(_PAGES_HELD)
-            self._preempt(self._running[-1])
+        with self._lock:
+            while not self.pool.grow(pages, len(ids)):
+                if not self._running:
+                    raise QwellError(_PAGES_HELD)
+                self._preempt(self._running[-1])
         try:
             for at in range(0, len(ids), chunk):
                 batch = Batch.make(
@@ -155,7 +163,8 @@ class Engine:
                 )
                 yield self.backend.step(batch)
         finally:
-            self.pool.release(pages)
+            with self._lock:
+                self.pool.release(pages)
 
     def _admit(self) -> None:
         """Lets waiting requests in, in order, while there are pages for all their tokens."""

@@ -12,7 +12,7 @@ from qwell.engine.llm import LLM
 from qwell.engine.memory import check_memory
 from qwell.engine.packed import Facts, Progress
 from qwell.engine.types import Backend
-from qwell.errors import StorageError, UsageError
+from qwell.errors import UsageError
 from qwell.hub.resolve import ResolvedModel, resolve
 from qwell.text.template import ChatTemplate
 from qwell.text.tokenizer import Tokenizer
@@ -26,13 +26,15 @@ def load(
     ctx: int | None = None,
     num_threads: int | None = None,
     backend: str = "native",
+    int8: bool = False,
     progress: Progress | None = None,
 ) -> LLM:
     """Loads `model`: an alias, a Hugging Face id, a folder or a .gguf file.
 
     ctx: tokens a request may have, prompt and reply; by default the model's own limit, at most
     32,768. num_threads: of the native back end, by default what this process may use.
-    backend: 'native', or 'reference' (NumPy float32, slow, the truth).
+    backend: 'native', or 'reference' (NumPy float32, slow, the truth). int8: the native back end
+    packs bf16, f16 and f32 matrices to int8 (Q8_0); those of quantised files stay as they are.
     Raises what `resolve` raises, CheckpointError, UnsupportedModelError, UsageError,
     StorageError (the cache cannot be written), MemoryBudgetError.
     """
@@ -41,11 +43,13 @@ def load(
         raise UsageError(f"backend {backend!r} is unknown; it is 'native' or 'reference'")
     if ctx is not None and ctx < 1:
         raise UsageError(f"ctx is {ctx}; it must be at least 1")
+    if int8 and backend == "reference":
+        raise UsageError("int8 is for the native back end only")
     if num_threads is not None and (num_threads < 1 or backend == "reference"):
         raise UsageError("num_threads must be at least 1, and is for the native back end only")
     resolved = resolve(model)
     if backend == "native":
-        llm = _load_native(resolved, ctx, num_threads, progress)
+        llm = _load_native(resolved, ctx, num_threads, int8, progress)
     else:
         llm = _load_reference(resolved, ctx)
     llm.engine.load_ms = 1000 * (perf_counter() - start)
@@ -64,22 +68,31 @@ def load_tokenizer(model: str) -> Tokenizer:
 
 
 def _load_native(
-    resolved: ResolvedModel, ctx: int | None, num_threads: int | None, progress: Progress | None
+    resolved: ResolvedModel,
+    ctx: int | None,
+    num_threads: int | None,
+    int8: bool,
+    progress: Progress | None,
 ) -> LLM:
     from qwell.native import NativeModel
 
-    folder = packed.packed_folder(resolved)
-    facts = packed.read_facts(folder) or packed.pack(resolved, folder, progress)
+    folder = packed.packed_folder(resolved, int8=int8)
+    facts = packed.read_facts(folder)
+    facts = facts or packed.pack(resolved, folder, int8=int8, progress=progress)
     ctx = _context(resolved.name, facts.config, ctx)
     weight_bytes = (folder / packed.WEIGHTS).stat().st_size
     check_memory(
         resolved.name, facts.config, weight_bytes=weight_bytes, ctx=ctx, kv_element_bytes=2
     )
-    # Weights are read without the GIL, so the tokenizer is built meanwhile.
+    # Weights are read without the GIL: the text side is made ready meanwhile.
+    template = _template(facts)
     with ThreadPoolExecutor(1) as pool:
         tokenizer = pool.submit(Tokenizer.from_file, folder / packed.TOKENIZER)
+        if template:
+            pool.submit(template.check)  # a broken one is told when it is used
         native = NativeModel.open(folder, facts.config, num_threads=num_threads)
-        return _llm(resolved, native, tokenizer.result(), facts, ctx)
+        built = tokenizer.result()
+    return _llm(resolved, native, tokenizer=built, template=template, facts=facts, ctx=ctx)
 
 
 def _load_reference(resolved: ResolvedModel, ctx: int | None) -> LLM:
@@ -95,17 +108,28 @@ def _load_reference(resolved: ResolvedModel, ctx: int | None) -> LLM:
         resolved.name, facts.config, weight_bytes=weight_bytes, ctx=ctx, kv_element_bytes=4
     )
     model = ReferenceModel(build_weights(facts.config, checkpoint.tensors))
-    return _llm(resolved, model, packed.tokenizer_of(checkpoint), facts, ctx)
+    tokenizer, template = packed.tokenizer_of(checkpoint), _template(facts)
+    return _llm(resolved, model, tokenizer=tokenizer, template=template, facts=facts, ctx=ctx)
+
+
+def _template(facts: Facts) -> ChatTemplate | None:
+    return ChatTemplate(facts.chat_template) if facts.chat_template else None
 
 
 def _llm(
-    resolved: ResolvedModel, backend: Backend, tokenizer: Tokenizer, facts: Facts, ctx: int
+    resolved: ResolvedModel,
+    backend: Backend,
+    *,
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
+    facts: Facts,
+    ctx: int,
 ) -> LLM:
     return LLM(
         name=resolved.name,
         backend=backend,
         tokenizer=tokenizer,
-        template=ChatTemplate(facts.chat_template) if facts.chat_template else None,
+        template=template,
         generation=_generation(resolved, facts.generation),
         max_context=ctx,
     )

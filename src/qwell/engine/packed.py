@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,18 +64,20 @@ def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
     return Tokenizer.from_gguf(checkpoint.metadata)
 
 
-def packed_folder(resolved: ResolvedModel) -> Path:
-    """Where the pack of these files stands, or would."""
+def packed_folder(resolved: ResolvedModel, *, int8: bool = False) -> Path:
+    """Where the pack of these files stands, or would. int8: float matrices packed to Q8_0."""
     from qwell.native import packed_key
 
-    return store.packed_dir() / packed_key(_sources(resolved))
+    return store.packed_dir() / packed_key(_sources(resolved), int8=int8)
 
 
 def read_facts(folder: Path) -> Facts | None:
     """What stands in a packed folder; None if there is none, or one to be made anew."""
     try:
         raw = json.loads((folder / MODEL).read_text(encoding="utf-8"))
-        if raw["version"] != VERSION or not (folder / TOKENIZER).exists():
+        if raw["version"] != VERSION:
+            return None
+        if not all((folder / name).exists() for name in (TOKENIZER, WEIGHTS)):
             return None
         return Facts(
             config=ModelConfig.from_dict(raw["config"]),
@@ -86,7 +88,9 @@ def read_facts(folder: Path) -> Facts | None:
         return None
 
 
-def pack(resolved: ResolvedModel, folder: Path, progress: Progress | None) -> Facts:
+def pack(
+    resolved: ResolvedModel, folder: Path, *, int8: bool = False, progress: Progress | None = None
+) -> Facts:
     """Writes the packed folder, or waits for the process that does. A failure leaves no trace.
 
     Raises what `open_checkpoint` raises, and StorageError if the disk is full or forbidden.
@@ -95,11 +99,15 @@ def pack(resolved: ResolvedModel, folder: Path, progress: Progress | None) -> Fa
 
     checkpoint, sources = open_checkpoint(resolved.paths), _sources(resolved)
     store.check_space(sum(path.stat().st_size for path in sources))
-    with store.writing(folder), _alone(folder):
+    with store.writing(folder), store.exclusive(_lock_path(folder), lambda: None):
         if (found := read_facts(folder)) is None:
             with _appearing(folder) as unfinished:
-                _write(unfinished, checkpoint, resolved.name, sources, progress)
+                _write(unfinished, checkpoint, resolved.name, sources, int8=int8, progress=progress)
     return found or facts_of(checkpoint)
+
+
+def _lock_path(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")
 
 
 def _sources(resolved: ResolvedModel) -> list[Path]:
@@ -116,12 +124,14 @@ def _write(
     checkpoint: Checkpoint,
     name: str,
     sources: Sequence[Path],
+    *,
+    int8: bool,
     progress: Progress | None,
 ) -> None:
-    from qwell.native import write_packed
+    from qwell.native.pack import write_packed
 
     tokenizer_of(checkpoint).save(folder / TOKENIZER)
-    write_packed(folder, checkpoint.tensors, progress=progress)
+    write_packed(folder, checkpoint.tensors, int8=int8, progress=progress)
     facts = {
         "version": VERSION,
         "model": name,
@@ -129,27 +139,6 @@ def _write(
         **asdict(facts_of(checkpoint)),
     }
     (folder / MODEL).write_text(json.dumps(facts, indent=1), encoding="utf-8")
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Within, no other process packs this folder. Leaves no lock file and no empty folders."""
-    from filelock import FileLock
-
-    path = folder.with_name(f".{folder.name}.lock")
-    lock = FileLock(path)
-    while not lock.is_locked:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):  # who held it before us removed the empty folder
-            lock.acquire()
-    try:
-        yield
-    finally:
-        # While it is held: whoever waits sees that the file has lost its name, and starts anew.
-        for forget in (path.unlink, path.parent.rmdir, store.home().rmdir):
-            with suppress(OSError):
-                forget()
-        lock.release()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ hands it a row of logits whenever the whole of `tokens` has been computed.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -59,6 +60,7 @@ class Reply:
         self._text: list[str] = []
         self._logprobs: list[TokenLogprob] = []
         self._taken_text, self._taken_tokens, self._taken_last = 0, 0, False
+        self._lock = threading.Lock()  # one thread may take what another one computes
         self._submitted = perf_counter()
         self._started: float | None = None
         self._token_times: list[float] = []
@@ -80,18 +82,19 @@ class Reply:
         """
         if self.error is not None:
             raise self.error
-        text = "".join(self._text[self._taken_text :])
-        if self._taken_last or not (text or self.completion):
-            return None
-        first = self._taken_tokens
-        self._taken_text, self._taken_tokens = len(self._text), self.num_output
-        self._taken_last = self.completion is not None
-        return Piece(
-            text=text,
-            token_ids=tuple(self.tokens[self.num_prompt + first :]),
-            logprobs=None if self.params.logprobs is None else tuple(self._logprobs[first:]),
-            completion=self.completion,
-        )
+        with self._lock:
+            text = "".join(self._text[self._taken_text :])
+            if self._taken_last or not (text or self.completion):
+                return None
+            first = self._taken_tokens
+            self._taken_text, self._taken_tokens = len(self._text), self.num_output
+            self._taken_last = self.completion is not None
+            return Piece(
+                text=text,
+                token_ids=tuple(self.tokens[self.num_prompt + first :]),
+                logprobs=None if self.params.logprobs is None else tuple(self._logprobs[first:]),
+                completion=self.completion,
+            )
 
     def result(self) -> Completion:
         """The completion of a finished reply; raises what ended it, if a fault did."""
@@ -107,7 +110,10 @@ class Reply:
 
     def accept(self, logits: F32) -> None:
         """Chooses the next token from its logits [V], extends the text, ends the reply if due."""
-        token = self._sampler.sample(logits)
+        with self._lock:
+            self._extend(self._sampler.sample(logits), logits)
+
+    def _extend(self, token: int, logits: F32) -> None:
         self._token_times.append(perf_counter())
         self.tokens.append(token)
         if self.params.logprobs is not None:

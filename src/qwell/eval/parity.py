@@ -44,6 +44,7 @@ def verify(
     window_tokens: int = 512,
     text: str | Path | None = None,
     num_threads: int | None = None,
+    int8: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Loads `model` (what `qwell.load` takes) and measures both of its paths.
@@ -55,7 +56,7 @@ def verify(
     start = time.perf_counter()
     check_windows(windows, window_tokens)
     found = find_text(text)
-    llm = load(model, ctx=window_tokens, num_threads=num_threads)
+    llm = load(model, ctx=window_tokens, num_threads=num_threads, int8=int8)
     checkpoint = open_checkpoint(resolve(model).paths)
     weights = build_weights(checkpoint.config, checkpoint.tensors)
     ids = cut_windows(llm.tokenizer, found, windows, window_tokens)

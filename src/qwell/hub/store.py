@@ -163,23 +163,33 @@ def check_space(needed_bytes: int) -> None:
 def lock(key: str, on_wait: Callable[[], None]) -> Iterator[None]:
     """Only one process at a time writes a model. Calls `on_wait` once if another one does.
     Leaves behind no lock file and no folder that stayed empty."""
+    with exclusive(home() / "models" / f".{key}.lock", on_wait, model_dir(key)):
+        yield
+
+
+@contextmanager
+def exclusive(path: Path, on_wait: Callable[[], None], *folders: Path) -> Iterator[None]:
+    """Within, no other process holds the lock file `path`. Calls `on_wait` once if another one
+    does. Leaves behind no lock file, none of `folders` that stayed empty, and no empty home."""
     from filelock import FileLock, Timeout
 
-    path = home() / "models" / f".{key}.lock"
-    file_lock = FileLock(path)
+    file_lock, timeout = FileLock(path), 0.0
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            file_lock.acquire(timeout=0)
-        except Timeout:
-            on_wait()
-            file_lock.acquire()
+        while not file_lock.is_locked:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with suppress(FileNotFoundError):  # who held it before us removed the empty folder
+                    file_lock.acquire(timeout=timeout)
+            except Timeout:
+                on_wait()
+                timeout = -1.0
     try:
         yield
     finally:
         # The lock file goes while it is held: whoever waits on it sees that it has no name any
         # more and starts anew. rmdir only takes a folder that is empty.
-        for forget in (model_dir(key).rmdir, path.unlink, path.parent.rmdir, home().rmdir):
+        rmdirs = (folder.rmdir for folder in (*folders, path.parent, home()))
+        for forget in (path.unlink, *rmdirs):
             with suppress(OSError):
                 forget()
         file_lock.release()

@@ -1,12 +1,12 @@
 """The native back end: records the decoder, fuses it into phases, packs the weights, runs it.
 
 `NativeModel` has the face of `model.reference.ReferenceModel`. This room and the sampler are the
-only importers of the C++ core.
+only importers of the C++ core. Packing (`native.pack.write_packed`) is imported by who packs: a
+start from packed weights does not pay for it.
 """
 
 from qwell.native.cpu import cpu_report, default_threads
 from qwell.native.model import NativeModel
-from qwell.native.pack import write_packed
 from qwell.native.packed import packed_key
 
-__all__ = ["NativeModel", "cpu_report", "default_threads", "packed_key", "write_packed"]
+__all__ = ["NativeModel", "cpu_report", "default_threads", "packed_key"]

@@ -58,11 +58,11 @@ def padded_inputs(dtype: str, k: int) -> int:
     return -(-k // unit) * unit
 
 
-def packed_key(files: Sequence[Path]) -> str:
-    """Names the pack of these files: their places, sizes and times, and our version. Reading
-    gigabytes to hash them would cost more than packing."""
+def packed_key(files: Sequence[Path], *, int8: bool = False) -> str:
+    """Names the pack of these files: their places, sizes and times, our version, and whether
+    float matrices become int8. Reading gigabytes to hash them would cost more than packing."""
     facts = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(files)]
-    return hashlib.sha256(json.dumps([VERSION, facts]).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([VERSION, int8, facts]).encode()).hexdigest()[:32]
 
 
 def read_table(folder: Path) -> tuple[dict[str, PackedTensor], int]:
