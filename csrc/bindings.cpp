@@ -6,6 +6,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <stdexcept>
+#include <system_error>
 
 #include "cpu.h"
 #include "program.h"
@@ -54,6 +55,7 @@ static void linear_kernel(const std::string& isa, Format format, Bytes packed, i
   const FormatInfo info = format_info(format);
   const int rows = int(x.shape(0)), k = int(x.shape(1)), panels = (n + kPanel - 1) / kPanel;
   const int64_t panel_bytes = int64_t(k) / info.block_inputs * info.block_bytes;
+  require(rows > 0 && k > 0, "x is empty");
   require(k % (info.integer ? std::max(info.block_inputs, kGroup) : 2) == 0, "k is not a whole number of blocks");
   require(int64_t(packed.shape(0)) >= panels * panel_bytes, "the packed matrix is too short");
   require(int(out.shape(0)) == rows && int(out.shape(1)) == panels * kPanel, "out must be [rows, panels * 32]");
@@ -77,9 +79,9 @@ static void linear_kernel(const std::string& isa, Format format, Bytes packed, i
 
 static void attention_kernel(const std::string& isa, Matrix q, Pages pages, int head_dim, int first_position,
                              OutMatrix out) {
+  require(head_dim > 0 && head_dim % kLanes == 0 && head_dim <= kMaxHeadDim, "head_dim is not a multiple of 16");
   const int rows = int(q.shape(0)), group = int(q.shape(1)) / head_dim;
-  require(head_dim % kLanes == 0 && head_dim <= kMaxHeadDim && int(q.shape(1)) == group * head_dim,
-          "q must be [rows, group * head_dim]");
+  require(int(q.shape(1)) == group * head_dim && rows > 0 && first_position >= 0, "q must be [rows, group * head_dim]");
   require(pages.shape(1) == 2 && int(pages.shape(2)) == head_dim * kPage, "pages must be [n, 2, head_dim * 64]");
   require(first_position + rows <= int(pages.shape(0)) * kPage, "fewer pages than positions");
   require(out.shape(0) == q.shape(0) && out.shape(1) == q.shape(1), "out must have the shape of q");
@@ -93,7 +95,7 @@ static void row_kernel(const std::string& isa, const std::string& op, Floats a, 
                        OutFloats y) {
   const Kernels& kernels = kernels_named(isa);
   require(int(a.shape(0)) == n && int(y.shape(0)) >= n, "lengths differ");
-  require(op == "rope" ? int(b.shape(0)) == n : int(b.shape(0)) == n, "lengths differ");
+  require(int(b.shape(0)) == n, "lengths differ");
   if (op == "rms_norm") kernels.rms_norm(a.data(), b.data(), n, int(y.shape(0)), eps, y.data());
   else if (op == "silu_mul") kernels.silu_mul(a.data(), b.data(), n, y.data());
   else if (op == "add") kernels.add(a.data(), b.data(), n, y.data());
@@ -142,9 +144,10 @@ NB_MODULE(_core, m) {
         gather_column(f, packed.data(), k, index, out.data());
       },
       "One column of a packed matrix, dequantised.");
-  m.def("linear", &linear_kernel, "isa"_a, "format"_a, "packed"_a, "n"_a, "x"_a, "q16"_a, "out"_a);
-  m.def("attention", &attention_kernel, "isa"_a, "q"_a, "pages"_a, "head_dim"_a, "first_position"_a, "out"_a);
-  m.def("row_op", &row_kernel, "isa"_a, "op"_a, "a"_a, "b"_a, "n"_a, "eps"_a, "y"_a);
+  m.def("linear", &linear_kernel, "isa"_a, "format"_a, "packed"_a, "n"_a, "x"_a, "q16"_a, "out"_a.noconvert());
+  m.def("attention", &attention_kernel, "isa"_a, "q"_a, "pages"_a, "head_dim"_a, "first_position"_a,
+        "out"_a.noconvert());
+  m.def("row_op", &row_kernel, "isa"_a, "op"_a, "a"_a, "b"_a, "n"_a, "eps"_a, "y"_a.noconvert());
 
   nb::class_<Product>(m, "Product", "One matrix of a linear phase: its epilogue and destination.")
       .def("bias", [](Product& p, Floats b) { p.bias = copy(b); })
@@ -195,8 +198,13 @@ NB_MODULE(_core, m) {
               nb::gil_scoped_release release;
               region = Region::read_file(weights, bytes, threads);
             }
-            new (self) Program({hidden, heads, kv_heads, head_dim, layers, vocab}, max_rows, threads, kernels,
-                               std::move(region));
+            try {
+              new (self) Program({hidden, heads, kv_heads, head_dim, layers, vocab}, max_rows, threads, kernels,
+                                 std::move(region));
+            } catch (const std::system_error& error) {
+              throw std::runtime_error("the system refuses " + std::to_string(threads) + " threads (" + error.what() +
+                                       "): use fewer");
+            }
           },
           "hidden"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "layers"_a, "vocab"_a, "max_rows"_a, "threads"_a,
           "weights"_a, "bytes"_a)
@@ -270,8 +278,9 @@ NB_MODULE(_core, m) {
            })
       .def("finish", &Program::finish)
       .def("step", &step, "input_ids"_a, "row_splits"_a, "past"_a, "positions"_a, "out_rows"_a, "page_table"_a, "kv"_a,
-           "logits"_a)
-      .def("take_times", &Program::take_times, "Nanoseconds of each phase since the last call.")
+           "logits"_a.noconvert())
+      .def("take_times", &Program::take_times, nb::call_guard<nb::gil_scoped_release>(),
+           "Nanoseconds of each phase since the last call.")
       .def("labels",
            [](const Program& p) {
              std::vector<std::string> labels;

@@ -7,6 +7,7 @@
 //
 // linear, integer formats. Activations of a row are quantised per 32 inputs:
 //     amax = max |x|, scale = amax / top, q = round_to_even(x * (top / amax))
+//   amax up to 1e-30 gives scale 0 and q 0; an x that is not finite gives scale NaN.
 //   top = 127 ("q8"), or 16256 ("q16": q = 128 * hi + lo, both int8). With g running over the
 //   weight's groups in ascending order, u the stored weight, w its scale, m its minimum:
 //     dot = sum (u - zero) * q           exact in int32: |dot| <= 32 * 255 * 16256 < 2^27.1
@@ -25,6 +26,7 @@
 //   result o[d] / sum. Keys and values are bf16.
 // exp: n = round_to_even(x * log2(e)); r = fma(n, -ln2_lo, fma(n, -ln2_hi, x)); polynomial of
 //   degree 6 in Horner form by fma; times 2^n. Arguments below -87 give 0, above 88 are clamped.
+// What is not finite stays so: a score that is not finite makes the sum of its query NaN.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +35,7 @@
 
 namespace qwell {
 
-// One row as the linear kernels read it. Unused parts are null.
+// One row as the linear kernels read it. A kernel reads the parts of its format and precision.
 struct Row {
   const float* f32;      // [k]
   const int8_t* q8;      // [k]

@@ -5,6 +5,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <new>
@@ -59,12 +61,12 @@ Region Region::read_file(const std::string& path, int64_t bytes, int readers) {
   Region region;
   try {
     region = Region(bytes, true);
-    std::vector<std::thread> threads;
+    std::vector<std::jthread> threads;  // joined also when one cannot start
+    readers = std::min(readers, 8);
     const int64_t share = (bytes / readers + kHuge) / kHuge * kHuge;
     for (int i = 0; i < readers; i++)
       threads.emplace_back(read_part, file, region.data(), std::min(bytes, i * share), std::min(bytes, (i + 1) * share),
                            &faults[i]);
-    for (std::thread& thread : threads) thread.join();
   } catch (...) {
     close(file);
     throw;

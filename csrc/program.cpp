@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <mutex>
 #include <numeric>
 #include <stdexcept>
 
@@ -28,14 +29,14 @@ uint16_t* KvCache::at(int layer, int page, int head) const {
 Program::Program(Shape s, int max_rows, int threads, const Kernels& kernels, Region weights)
     : shape(s), max_rows(max_rows), team_(threads), kernels_(kernels), weights_(std::move(weights)), owner_(getpid()) {
   require(max_rows >= 1 && max_rows <= 4096, "max_rows is not in 1 .. 4096");
-  require(s.head_dim % kLanes == 0 && s.head_dim <= kMaxHeadDim,
+  require(s.head_dim > 0 && s.head_dim % kLanes == 0 && s.head_dim <= kMaxHeadDim,
           "head_dim " + std::to_string(s.head_dim) + " is not a multiple of 16 up to 256");
 }
 
 Program::~Program() = default;
 
 int Program::slot(int width) {
-  require(width > 0, "a slot needs a width");
+  require(width > 0 && slots_.empty(), "a slot needs a width, before the program is finished");
   width_.push_back(width);
   stride_.push_back(padded(width, 256));  // so that an input can be read to its padded k
   return int(width_.size()) - 1;
@@ -52,39 +53,61 @@ Weight Program::weight(Format format, int n, int k, int64_t offset) const {
   return {format, weights_.data() + offset, n, k_padded, panel};
 }
 
+// A row op on units of `columns`: its operands exist and are wide enough, its span divides the unit.
+void Program::check_op(const Phase& p, const RowOp& op, int columns, int width) const {
+  const bool has_operand = op.kind == RowOp::Add || op.kind == RowOp::Rope;
+  require(!has_operand || is_slot(op.other), p.label + ": an operand is no slot");
+  require(op.kind != RowOp::Add || width_[op.other] >= width, p.label + ": an addend is too narrow");
+  require(op.kind != RowOp::Rope || (columns % shape.head_dim == 0 && width_[op.other] == shape.head_dim),
+          p.label + ": rope needs whole heads, and angles of a head's width");
+  require(op.kind != RowOp::Norm || (op.length > 0 && columns % op.length == 0),
+          p.label + ": norms do not divide the columns");
+}
+
+void Program::check_product(const Phase& p, const Product& product) const {
+  const Weight& w = product.weight;
+  require(w.k <= stride_[p.in], p.label + ": the input is narrower than the weight");
+  require(product.bias.empty() || int(product.bias.size()) == w.n, p.label + ": bias length");
+  require(product.dest != Product::Slot || (is_slot(product.slot) && width_[product.slot] == w.n),
+          p.label + ": the destination does not fit");
+  require(product.dest != Product::Output || w.n == shape.vocab, p.label + ": logits are not vocab_size wide");
+  const bool to_pages = product.dest == Product::Keys || product.dest == Product::Values;
+  require(!to_pages ||
+              (w.n == shape.kv_heads * shape.head_dim && is_layer(product.layer) && product.unit % shape.head_dim == 0),
+          p.label + ": keys or values do not fit their pages");
+  for (const RowOp& op : product.epilogue) {
+    check_op(p, op, product.unit, w.n);
+    if (op.kind != RowOp::SiluMul) continue;
+    require(product.partner >= 0 && product.partner < int(p.products.size()), p.label + ": silu has no partner");
+    const Product& up = p.products[product.partner];
+    require(up.weight.n == w.n && up.dest == Product::Pair, p.label + ": silu's partner does not match");
+  }
+}
+
 void Program::check_phase(const Phase& p) const {
-  auto is_slot = [&](int s) { return s >= 0 && s < int(width_.size()); };
-  if (p.kind != Phase::Angles && p.kind != Phase::Embed) require(is_slot(p.in), p.label + ": no input slot");
-  if (p.kind != Phase::Linear && p.kind != Phase::Store) require(is_slot(p.out), p.label + ": no output slot");
-  if (p.kind == Phase::Embed)
-    require(width_[p.out] <= p.embedding.k, p.label + ": embedding is narrower than its slot");
-  if (p.kind == Phase::Angles)
-    require(int(p.inv_freq.size()) * 2 == width_[p.out], p.label + ": inv_freq does not fit its slot");
-  if (p.kind == Phase::Rows && p.op.kind != RowOp::Select && p.op.kind != RowOp::Norm)
-    require(is_slot(p.op.other), p.label + ": the second operand is no slot");
-  if (p.kind == Phase::Attention)
-    require(width_[p.in] == shape.heads * shape.head_dim && p.layer >= 0 && p.layer < shape.layers,
-            p.label + ": shape");
-  if (p.kind == Phase::Store)
-    require(width_[p.in] == shape.kv_heads * shape.head_dim && p.layer >= 0 && p.layer < shape.layers,
-            p.label + ": shape");
-  for (const Product& product : p.products) {
-    require(product.weight.k <= stride_[p.in], p.label + ": input is narrower than the weight");
-    require(product.bias.empty() || int(product.bias.size()) == product.weight.n, p.label + ": bias length");
-    require(product.dest != Product::Slot || (is_slot(product.slot) && width_[product.slot] == product.weight.n),
-            p.label + ": destination");
-    require(product.dest != Product::Output || product.weight.n == shape.vocab, p.label + ": logits");
-    const bool to_pages = product.dest == Product::Keys || product.dest == Product::Values;
-    require(!to_pages || (product.weight.n == shape.kv_heads * shape.head_dim && product.layer >= 0 &&
-                          product.layer < shape.layers && product.unit % shape.head_dim == 0),
-            p.label + ": keys or values");
-    for (const RowOp& op : product.epilogue) {
-      require(op.kind == RowOp::Norm || op.kind == RowOp::SiluMul || is_slot(op.other), p.label + ": epilogue operand");
-      require(op.kind != RowOp::Norm || product.unit % op.length == 0, p.label + ": norm span");
-      require(op.kind != RowOp::Rope || product.unit % shape.head_dim == 0, p.label + ": rope span");
-      require(op.kind != RowOp::SiluMul || (product.partner >= 0 && product.partner < int(p.products.size())),
-              p.label + ": silu partner");
-    }
+  require(slots_.empty(), p.label + ": the program is finished");
+  const bool reads = p.kind != Phase::Angles && p.kind != Phase::Embed;
+  const bool writes = p.kind != Phase::Linear && p.kind != Phase::Store;
+  require(!reads || is_slot(p.in), p.label + ": no input slot");
+  require(!writes || is_slot(p.out), p.label + ": no output slot");
+  const int heads = shape.heads * shape.head_dim, kv_heads = shape.kv_heads * shape.head_dim;
+  switch (p.kind) {
+    case Phase::Angles:
+      return require(int(p.inv_freq.size()) * 2 == width_[p.out], p.label + ": inv_freq does not fit its slot");
+    case Phase::Embed:
+      return require(width_[p.out] <= p.embedding.k && p.embedding.k <= stride_[p.out], p.label + ": row width");
+    case Phase::Attention:
+      return require(width_[p.in] == heads && width_[p.out] == heads && is_layer(p.layer), p.label + ": shape");
+    case Phase::Store: return require(width_[p.in] == kv_heads && is_layer(p.layer), p.label + ": shape");
+    case Phase::Rows:
+      require(width_[p.in] == width_[p.out], p.label + ": widths differ");
+      require(p.op.kind != RowOp::SiluMul || (is_slot(p.op.other) && width_[p.op.other] == width_[p.in]),
+              p.label + ": widths differ");
+      return check_op(p, p.op, width_[p.out], width_[p.out]);
+    case Phase::Linear:
+      require(!p.products.empty(), p.label + ": no products");
+      require(!p.norm || (p.op.length > 0 && p.op.length <= width_[p.in]), p.label + ": norm is wider than its input");
+      for (const Product& product : p.products) check_product(p, product);
   }
 }
 
@@ -128,12 +151,14 @@ static void cut_units(Phase& phase, int threads) {
 }
 
 void Program::finish() {
+  require(slots_.empty() && !phases_.empty(), "a program is finished once, after its phases");
   int64_t floats = 0;
   for (int stride : stride_) floats += int64_t(stride) * max_rows;
   arena_ = Region(floats * 4, true);
   float* next = reinterpret_cast<float*>(arena_.data());
   for (int stride : stride_) slots_.push_back(next), next += int64_t(stride) * max_rows;
   shared_ = Region(RowStore::bytes(max_rows, max_k_), true);
+  shared_rows_ = std::make_unique<RowStore>(shared_.data(), max_rows, max_k_);
   for (int i = 0; i < threads(); i++) scratch_.push_back(std::make_unique<Scratch>(max_rows, max_k_, max_unit_));
   for (Phase& phase : phases_)
     if (phase.kind == Phase::Linear) cut_units(phase, threads());
@@ -141,6 +166,7 @@ void Program::finish() {
 }
 
 std::vector<int64_t> Program::take_times() {
+  std::lock_guard lock(one_step_);
   std::vector<int64_t> times(phases_.size(), 0);
   times.swap(times_);
   return times;
@@ -161,7 +187,7 @@ void Program::check(const Batch& b, const KvCache& kv) const {
     require(b.out_rows[i] >= 0 && b.out_rows[i] < b.rows, "an output row is out of range");
   for (int s = 0; s < b.seqs; s++) {
     const int begin = b.row_splits[s], end = b.row_splits[s + 1];
-    require(begin < end && b.past[s] >= 0, "a sequence without rows");
+    require(begin < end && end <= b.rows && b.past[s] >= 0, "a sequence without rows");
     const int64_t last = int64_t(b.past[s]) + end - begin;
     require(last <= int64_t(b.max_pages) * kPage, "a sequence has fewer pages than tokens");
     for (int r = begin; r < end; r++)

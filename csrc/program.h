@@ -22,6 +22,8 @@
 
 namespace qwell {
 
+struct RowStore;  // scratch.h
+
 struct Shape {  // of the model
   int hidden, heads, kv_heads, head_dim, layers, vocab;
 };
@@ -36,7 +38,7 @@ struct Weight {
 struct RowOp {
   enum Kind : int { Select, Norm, Rope, SiluMul, Add } kind;
   int other = -1;             // slot: angles of Rope, second addend of Add, up of SiluMul
-  std::vector<float> weight;  // Norm, zero-padded to 16
+  std::vector<float> weight;  // Norm
   int length = 0;             // Norm: columns per norm
   float eps = 0;
 };
@@ -71,7 +73,7 @@ struct Phase {
   bool need_f32 = false, need_q8 = false, need_q16 = false;
   Weight embedding;
   std::vector<float> inv_freq;
-  int layer = -1, value_in = -1;       // Attention: in = queries. Store: value_in unused
+  int layer = -1;                      // Attention (in = queries), Store
   Product::Dest dest = Product::Slot;  // Store: Keys or Values
 };
 
@@ -122,6 +124,11 @@ class Program {
   void check_phase(const Phase& phase) const;
   float* row(int slot, int r) const { return slots_[slot] + int64_t(r) * stride_[slot]; }
 
+  void check_product(const Phase& phase, const Product& product) const;
+  void check_op(const Phase& phase, const RowOp& op, int columns, int width) const;
+  bool is_slot(int s) const { return s >= 0 && s < int(width_.size()); }
+  bool is_layer(int layer) const { return layer >= 0 && layer < shape.layers; }
+
   Team team_;
   const Kernels& kernels_;
   Region weights_, arena_, shared_;
@@ -129,6 +136,7 @@ class Program {
   std::vector<float*> slots_;
   std::vector<Phase> phases_;
   std::vector<std::unique_ptr<Scratch>> scratch_;
+  std::unique_ptr<RowStore> shared_rows_;
   std::vector<int64_t> times_;
   std::mutex one_step_;
   int64_t owner_;  // process id

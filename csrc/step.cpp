@@ -89,7 +89,7 @@ struct Worker {
     Worker{*program, *step, *program->scratch_[id], id}.walk();
   }
 
-  void walk() {
+  void walk() noexcept {
     auto last = std::chrono::steady_clock::now();
     for (size_t i = 0; i < p.phases_.size(); i++) {
       const Phase& phase = p.phases_[i];
@@ -173,9 +173,9 @@ struct Worker {
   }
 
   void linear(const Phase& phase) {
-    RowStore shared(p.shared_.data(), p.max_rows, p.max_k_);
-    const Row* x = load(phase, shared);
     const int n = count(phase);
+    if (n == 0) return;  // a chunk of a prompt that wants no logits skips the head
+    const Row* x = load(phase, *p.shared_rows_);
     float* tile = scratch.tile(0, p.max_rows, p.max_unit_);
     float* second = scratch.tile(1, p.max_rows, p.max_unit_);
     for (int u = phase.first_unit[id]; u < phase.first_unit[id + 1]; u++) {
@@ -240,7 +240,6 @@ struct Worker {
       const Item& item = step.items[i];
       const int first = step.batch.positions[item.row];
       const int blocks = (first + item.rows - 1) / kPage + 1;
-      scratch.pages.resize(blocks);
       for (int b = 0; b < blocks; b++)
         scratch.pages[b] = step.kv.at(phase.layer, step.pages_of(item.row)[b], item.head);
       const int column = item.head * group * H;
@@ -273,6 +272,7 @@ void Program::step(const Batch& batch, KvCache& kv, float* logits) {
   std::lock_guard lock(one_step_);
   check(batch, kv);
   Step state(batch, kv, logits, shape);
+  for (auto& scratch : scratch_) scratch->pages.resize(batch.max_pages);  // nothing allocates inside
   std::pair<Program*, Step*> context{this, &state};
   team_.run(Worker::entry, &context);
 }

@@ -9,7 +9,7 @@ site=build/sanitize/site
   -DPython_EXECUTABLE="$bin/python" -Dnanobind_DIR="$("$bin/python" -m nanobind --cmake_dir)" \
   -DCMAKE_MAKE_PROGRAM="$bin/ninja" >/dev/null
 "$bin/cmake" --build build/sanitize
-rm -rf "$site" && mkdir -p "$site" && cp -r src/qwell "$site/" && rm -f "$site"/qwell/_core*
+rm -rf "$site" && mkdir -p "$site" && cp -r src/qwell "$site/" && rm -f "$site"/qwell/_core*.so
 cp build/sanitize/_core*.so "$site/qwell/"
 export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1
 # The editable install hooks imports ahead of PYTHONPATH: -S leaves it out, PYTHONPATH brings the rest.

@@ -33,6 +33,9 @@ inline void block_scores(const float* q, int head_dim, const uint16_t* keys, flo
 // exp of the visible scores against the new maximum, in place; 0 behind them. Gives the factor
 // that rescales what was gathered before.
 inline float block_softmax(float* scores, int visible, float& top, float& sum) {
+  for (int i = visible; i < kPage; i++) scores[i] = 0.0f;
+  V::F not_finite = V::set1(0.0f);  // stays 0 while every visible score is finite
+  for (int j = 0; j < kVectors; j++) not_finite = V::fma(V::load(scores + j * kLanes), V::set1(0.0f), not_finite);
   for (int i = visible; i < kPage; i++) scores[i] = -INFINITY;
   V::F most = V::load(scores);
   for (int j = 1; j < kVectors; j++) most = V::max(most, V::load(scores + j * kLanes));
@@ -47,6 +50,7 @@ inline float block_softmax(float* scores, int visible, float& top, float& sum) {
   }
   top = next;
   sum = std::fma(sum, one[0], V::sum(total));
+  if (V::sum(not_finite) != 0.0f) sum = NAN;
   return one[0];
 }
 

@@ -181,6 +181,7 @@ inline void dot_few(const W& w, int k, const Row* x, int m, float* tile, int64_t
 
 template <Format F, bool wide>
 void linear_rows(const uint8_t* panel, int k, const Row* x, int rows, float* tile, int64_t stride, uint8_t* scratch) {
+  if (rows <= 0) return;
   if (rows <= 4) return dot_few<Packed<F>, wide>({panel}, k, x, rows, tile, stride);
   Unpacked<F>::fill(panel, k, scratch);
   Unpacked<F> w(scratch, k);

@@ -46,8 +46,14 @@ void quantize(const float* x, int k, Precision precision, int8_t* lo, int8_t* hi
     V::F half[2] = {V::load(x), V::load(x + kLanes)};
     const float amax = V::hmax(V::max(V::abs(half[0]), V::abs(half[1])));
     // An all-zero group (padding, a dead neuron) has scale 0 and q 0; so has one too small to divide.
-    const float inverse = amax > 1e-30f ? top / amax : 0.0f;
+    float inverse = amax > 1e-30f ? top / amax : 0.0f;
     scale[g] = amax > 1e-30f ? amax / top : 0.0f;
+    // x * 0 is 0 for every finite x: what is not finite must reach the logits, not look like a number.
+    const V::F zero = V::set1(0.0f);
+    if (V::sum(V::add(V::mul(half[0], zero), V::mul(half[1], zero))) != 0.0f) {
+      inverse = 0.0f, scale[g] = NAN;
+      half[0] = half[1] = zero;
+    }
     for (int i = 0; i < 2; i++) {
       V::F rounded = V::round(V::mul(half[i], V::set1(inverse)));
       V::I q = V::to_int(rounded);

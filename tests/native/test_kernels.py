@@ -130,6 +130,26 @@ def test_overflow_edge() -> None:
         np.testing.assert_allclose(linear(isa, "Q8_0", data, 32, x, True), -128 * 32, rtol=1e-6)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("q16", [False, True])
+def test_what_is_not_finite_stays_so(bad: float, q16: bool) -> None:
+    rng = np.random.default_rng(3)
+    data, _ = packed("Q5_0", 32, 64, rng)
+    x = rng.standard_normal((6, 64), F32)
+    x[2, 40] = bad
+    for isa in _core.isa_available():
+        got = linear(isa, "Q5_0", data, 32, x, q16)
+        assert np.isnan(got[2]).all()
+        assert np.isfinite(np.delete(got, 2, axis=0)).all()
+        q = rng.standard_normal((2, 128), F32)
+        q[1, 70] = bad
+        out, memory = np.zeros_like(q), np.full((1, 2, 64 * 64), 0x3F80, np.uint16)
+        _core.attention(isa, q, memory, 64, 5, out)
+        assert np.isnan(out[1, 64:]).all()
+        assert np.isfinite(out[0]).all()
+        assert np.isfinite(out[1, :64]).all()
+
+
 def row_op(isa: str, op: str, a, b, eps: float = 0.0, pad: int = 0):
     y = np.full(len(a) + pad, 7, F32)
     _core.row_op(isa, op, np.ascontiguousarray(a), np.ascontiguousarray(b), len(a), eps, y)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,11 +16,14 @@ import numpy as np
 import pytest
 
 from qwell import _core
+from qwell.checkpoint import open_checkpoint
 from qwell.errors import UnsupportedModelError, UsageError
 from qwell.model.batch import PAGE_SIZE, Batch
 from qwell.model.reference import ReferenceModel
 from qwell.model.weights import build_weights
 from qwell.native import NativeModel
+from qwell.native.pack import write_packed
+from tests.checkpoint.make import random_tensors, tiny_config, write_gguf
 from tests.native.handwritten import open_handwritten
 from tests.native.tiny import open_native, tiny
 
@@ -149,6 +153,7 @@ def good_batch(model: NativeModel) -> dict:
         ("input_ids", [1, 2, 3, -1], "not in the vocabulary"),
         ("row_splits", [0, 3, 5], "cover"),
         ("row_splits", [0, 0, 4], "without rows"),
+        ("row_splits", [0, 35_000_000, 4], "without rows"),
         ("past", [0, 128], "fewer pages"),
         ("past", [-1, 64], "without rows"),
         ("positions", [0, 1, 2, 65], "positions"),
@@ -218,3 +223,112 @@ def test_threads_of_python_take_turns(tmp_path: Path) -> None:
     with ThreadPoolExecutor(6) as pool:
         got = list(pool.map(lambda ids: run(model, ids, [17, 23]), prompts))
     np.testing.assert_array_equal(np.stack(got), np.stack(want))
+
+
+def test_no_logits_cost_no_head(tmp_path: Path) -> None:
+    """A chunk that wants no logits does not walk the head's matrix."""
+    checkpoint, pack = tiny(tmp_path, "Q8_0", vocab_size=60_000)
+    model = open_native(checkpoint, pack)
+    times = {}
+    for logits in ("none", "last"):
+        run(model, tokens(8), [8], logits)
+        model.take_times()
+        run(model, tokens(8), [8], logits)
+        times[logits] = dict(model.take_times())["lm_head"]
+    assert times["none"] < times["last"] / 4
+
+
+def test_what_is_not_finite_reaches_the_logits(tmp_path: Path) -> None:
+    """An overflow inside must not come out as an ordinary number: the engine refuses NaN."""
+    config = tiny_config()
+    tensors = random_tensors(config)
+    tensors["model.layers.0.input_layernorm.weight"][:] = 3e38
+    checkpoint = open_checkpoint(
+        write_gguf(tmp_path / "m.gguf", config, tensors, {"default": "Q8_0"})
+    )
+    write_packed(tmp_path, checkpoint.tensors)
+    logits = run(open_native(checkpoint, tmp_path), tokens(5), [5])
+    assert not np.isfinite(logits).all(axis=1).any()
+
+
+def program(tmp_path: Path) -> _core.Program:
+    """A program with slots 0 (64 wide), 1 (16 wide: angles), 2 (64) and weights to try."""
+    (tmp_path / "w.bin").write_bytes(bytes(1 << 16))
+    made = _core.Program(64, 4, 2, 16, 1, 96, 8, 1, str(tmp_path / "w.bin"), 1 << 16)
+    for width in (64, 16, 64):
+        made.slot(width)
+    return made
+
+
+def product(p: _core.Program, n: int = 64, k: int = 64, unit: int = 32) -> _core.Product:
+    made = p.product(_core.Format.Q8_0, n, k, 0, False, unit)
+    made.to_slot(2)
+    return made
+
+
+def _with(p: _core.Program, change: Callable[[_core.Product], object], **shape: int) -> None:
+    made = product(p, **shape)
+    change(made)
+    p.linear("test", 0, False, False, None, 0.0, [made])
+
+
+ONES = np.ones(64, np.float32)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda p: p.slot(0),
+        lambda p: p.embed(0, _core.Format.Q8_0, 96, 2048, 0),
+        lambda p: p.embed(2, _core.Format.Q8_0, 32, 64, 0),
+        lambda p: p.attention(0, 1, 0),
+        lambda p: p.attention(0, 2, 1),
+        lambda p: p.store(0, 0, True),
+        lambda p: p.norm(0, 2, False, ONES[:0], 1e-6),
+        lambda p: p.norm(0, 1, False, ONES[:16], 1e-6),
+        lambda p: p.row_op("add", 0, 1, 2, False),
+        lambda p: p.row_op("rope", 0, 2, 2, False),
+        lambda p: p.row_op("add", 0, 7, 2, False),
+        lambda p: p.angles(0, ONES[:8]),
+        lambda p: p.linear("test", 0, False, False, None, 0.0, []),
+        lambda p: p.linear("test", 9, False, False, None, 0.0, [product(p)]),
+        lambda p: p.linear("test", 0, False, False, np.ones(96, np.float32), 1e-6, [product(p)]),
+        lambda p: p.product(_core.Format.Q8_0, 64, 64, 1 << 15, False, 48),
+        lambda p: p.product(_core.Format.Q8_0, 64, 64, 1 << 20, False, 32),
+        lambda p: p.product(_core.Format.Q8_0, 64, 64, -64, False, 32),
+        lambda p: _with(p, lambda q: q.norm(ONES[:0], 1e-6)),
+        lambda p: _with(p, lambda q: q.norm(ONES[:24], 1e-6)),
+        lambda p: _with(p, lambda q: q.add(1)),
+        lambda p: _with(p, lambda q: q.rope(2)),
+        lambda p: _with(p, lambda q: q.silu_mul(3)),
+        lambda p: _with(p, lambda q: q.silu_mul(0)),
+        lambda p: _with(p, lambda q: q.to_keys(0)),
+        lambda p: _with(p, lambda q: q.to_output()),
+        lambda p: _with(p, lambda q: q.bias(ONES[:3])),
+        lambda p: _with(p, lambda q: q.to_slot(1)),
+        lambda p: _with(p, lambda q: None, k=512),
+        lambda p: p.finish(),
+    ],
+)
+def test_unsound_phases_are_refused(fault: Callable[[_core.Program], object], tmp_path) -> None:
+    with pytest.raises(ValueError):
+        fault(program(tmp_path))
+
+
+def test_a_finished_program_takes_no_more(tmp_path: Path) -> None:
+    p = program(tmp_path)
+    p.linear("test", 0, False, False, None, 0.0, [product(p)])
+    p.finish()
+    for change in (
+        p.finish,
+        lambda: p.slot(8),
+        lambda: p.linear("test", 0, False, False, None, 0.0, [product(p)]),
+    ):
+        with pytest.raises(ValueError):
+            change()
+
+
+def test_results_are_never_written_to_a_copy() -> None:
+    """An output of another type is refused, not filled in a temporary and lost."""
+    with pytest.raises(TypeError):
+        _core.row_op("scalar", "add", ONES, ONES, 64, 0.0, np.zeros(64, np.float64))

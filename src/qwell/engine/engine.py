@@ -48,6 +48,7 @@ class Engine:
         load_ms: float | None = None,
     ) -> None:
         num_pages = pages_for(max_context) if num_pages is None else num_pages
+        max_rows = min(max_rows, getattr(backend, "max_rows", max_rows))
         if num_pages < pages_for(max_context) or not 0 < max_seqs < max_rows:
             raise ValueError("an engine needs the pages of one context and more rows than requests")
         self.backend, self.tokenizer = backend, tokenizer
@@ -139,10 +140,12 @@ class Engine:
     def logits(self, ids: Sequence[int], *, chunk: int = 64) -> Iterator[F32]:
         """Logits after every one of `ids`, read as a prompt: arrays [n <= chunk, V], in order.
 
-        Errors as in `submit`.
+        Errors as in `submit`, and UsageError for a chunk below 1; one above max_rows counts as it.
         """
+        if chunk < 1:
+            raise UsageError(f"chunk is {chunk}; it must be at least 1")
         self.check_ids(ids)
-        return self._logits(ids, chunk)
+        return self._logits(ids, min(chunk, self.max_rows))
 
     def _logits(self, ids: Sequence[int], chunk: int) -> Iterator[F32]:
         pages: list[int] = []

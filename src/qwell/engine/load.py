@@ -45,8 +45,8 @@ def load(
         raise UsageError(f"ctx is {ctx}; it must be at least 1")
     if int8 and backend == "reference":
         raise UsageError("int8 is for the native back end only")
-    if num_threads is not None and (num_threads < 1 or backend == "reference"):
-        raise UsageError("num_threads must be at least 1, and is for the native back end only")
+    if num_threads is not None and (not 1 <= num_threads <= 1024 or backend == "reference"):
+        raise UsageError("num_threads is 1 to 1024, and for the native back end only")
     resolved = resolve(model)
     if backend == "native":
         llm = _load_native(resolved, ctx, num_threads, int8, progress)

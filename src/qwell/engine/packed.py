@@ -96,9 +96,12 @@ def pack(
     Raises what `open_checkpoint` raises, and StorageError if the disk is full or forbidden.
     """
     from qwell.checkpoint import open_checkpoint
+    from qwell.native import check_supported
+    from qwell.native.pack import packed_bytes
 
     checkpoint, sources = open_checkpoint(resolved.paths), _sources(resolved)
-    store.check_space(sum(path.stat().st_size for path in sources))
+    check_supported(checkpoint.config)
+    store.check_space(packed_bytes(checkpoint.tensors, int8=int8))
     with store.writing(folder), store.exclusive(_lock_path(folder), lambda: None):
         if (found := read_facts(folder)) is None:
             with _appearing(folder) as unfinished:

@@ -2,7 +2,7 @@
 
 Names are the checkpoint's own. Shapes: T rows of this step (all sequences end to end, no batch
 axis), R output rows, D hidden_size, N query heads, K kv heads, H head_dim, F intermediate_size.
-The back ends are `reference.py` (NumPy), `qwell.native` (serves) and torch (trains).
+The back ends are `reference.py` (NumPy) and `qwell.native` (serves).
 Source: Qwen2.5 technical report, arXiv:2412.15115, section 2, and the modeling code of the
 official checkpoints.
 """

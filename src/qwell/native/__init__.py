@@ -6,7 +6,7 @@ start from packed weights does not pay for it.
 """
 
 from qwell.native.cpu import cpu_report, default_threads
-from qwell.native.model import NativeModel
+from qwell.native.model import NativeModel, check_supported
 from qwell.native.packed import packed_key
 
-__all__ = ["NativeModel", "cpu_report", "default_threads", "packed_key"]
+__all__ = ["NativeModel", "check_supported", "cpu_report", "default_threads", "packed_key"]

@@ -9,14 +9,18 @@ from typing import Any
 from qwell import _core
 from qwell.errors import UsageError
 
+MAX_THREADS = 1024
+
 
 def default_threads() -> int:
     """Cores this process may use: its affinity, cut by the cgroup's CPU quota; QWELL_NUM_THREADS
     overrides. At least 1."""
     forced = os.environ.get("QWELL_NUM_THREADS")
     if forced:
-        if not forced.isdigit() or int(forced) < 1:
-            raise UsageError(f"QWELL_NUM_THREADS is {forced!r}: give a number, 1 or more")
+        if not forced.isdigit() or not 1 <= int(forced) <= MAX_THREADS:
+            raise UsageError(
+                f"QWELL_NUM_THREADS is {forced!r}: give a number from 1 to {MAX_THREADS}"
+            )
         return int(forced)
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(affinity or 1, _cgroup_cpus()))

@@ -42,6 +42,7 @@ class NativeModel:
         max_rows is the most rows of one step. fused=False gives every op a phase of its own:
         the slow twin of the fuser. Raises StorageError, MemoryBudgetError, UnsupportedModelError.
         """
+        check_supported(config)
         tensors, size = read_table(folder)
         weights = build_weights(config, tensors)
         phases = fuse(record(weights), fused)
@@ -101,6 +102,14 @@ class NativeModel:
         return logits
 
 
+def check_supported(config: ModelConfig) -> None:
+    """Raises UnsupportedModelError for a shape the kernels do not take; cheap, before packing."""
+    if config.head_dim % 16 or config.head_dim > 256:
+        raise UnsupportedModelError(
+            f"head_dim {config.head_dim} is not supported: multiples of 16 up to 256 are"
+        )
+
+
 def _new_program(
     folder: Path, config: ModelConfig, threads: int, max_rows: int, size: int
 ) -> _core.Program:
@@ -118,4 +127,4 @@ def _new_program(
             size,
         )
     except RuntimeError as error:
-        raise StorageError(f"cannot read the packed model: {error}") from error
+        raise StorageError(f"the packed model cannot be opened: {error}") from error

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from qwell.checkpoint.blocks import FORMATS, Codes, unpack
 from qwell.checkpoint.tensor import Tensor, check_finite
+from qwell.errors import CheckpointError
 from qwell.native.packed import VERSION, padded_inputs
 
 PANEL = 32
@@ -56,7 +57,7 @@ def write_packed(
     Raises CheckpointError for a weight that is not finite, OSError if the disk refuses.
     """
     plans = list(_plan(tensors, int8))
-    total = plans[-1].offset + plans[-1].nbytes
+    total = packed_bytes(tensors, int8=int8)
     with (folder / "weights.bin").open("wb") as file, ThreadPoolExecutor(2) as pool:
         file.truncate(total)
         done = 0
@@ -77,6 +78,12 @@ def write_packed(
     }  # fmt: skip
     document = {"version": VERSION, "bytes": total, "tensors": table}
     (folder / "weights.json").write_text(json.dumps(document))
+
+
+def packed_bytes(tensors: Mapping[str, Tensor], *, int8: bool = False) -> int:
+    """The size of weights.bin."""
+    *_, last = _plan(tensors, int8)
+    return last.offset + last.nbytes
 
 
 def _plan(tensors: Mapping[str, Tensor], int8: bool) -> Iterator[_Plan]:
@@ -145,13 +152,18 @@ def _bytes(plan: _Plan, start: int, stop: int) -> U8:
         codes = unpack(plan.dtype, tensor.rows_bytes(start, stop).reshape(-1))
     else:
         codes = quantise_q8(tensor.float32(start, stop))
+        if not np.isfinite(codes.scale).all():
+            raise CheckpointError(
+                f"{tensor.source}: {tensor.name} has weights too large for int8: load without int8"
+            )
     return pack_codes(codes, stop - start, BITS[plan.dtype])
 
 
 def quantise_q8(w: NDArray[np.float32]) -> Codes:
     """[n, k] float32 -> Q8_0 codes: per 32 inputs scale = max |w| / 127, rounded to float16."""
     groups = w.reshape(-1, 32)
-    scale = (np.abs(groups).max(axis=1) / np.float32(127)).astype(np.float16)
+    with np.errstate(over="ignore"):  # an infinite scale is refused by who asks
+        scale = (np.abs(groups).max(axis=1) / np.float32(127)).astype(np.float16)
     inverse = np.where(scale > 0, 1 / np.where(scale > 0, scale, 1).astype(np.float32), 0)
     q = np.clip(np.rint(groups * inverse[:, None]), -127, 127).astype(np.int16) + 128
     return Codes(q.astype(np.uint8), 128, scale)

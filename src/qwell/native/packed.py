@@ -1,8 +1,8 @@
 """The packed form of a checkpoint on disk: `weights.json`, a table, and `weights.bin`, the bytes.
 
 A matrix lies in panels as csrc/packed.h draws them; a vector (norm, bias) as float32. Every
-tensor starts on a 64-byte border. The packed form keeps the numbers of the source file; only
-their order changes.
+tensor starts on a 64-byte border. The packed form keeps the numbers of the source file, only
+their order changes; with int8, float matrices are quantised.
 """
 
 from __future__ import annotations
