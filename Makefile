@@ -7,7 +7,7 @@ PROMPT ?= Write a Python function that returns the n-th Fibonacci number.
 CORE := $(wildcard csrc/*.cpp csrc/*.h csrc/kernels/*.cpp csrc/kernels/*.h csrc/kernels/lanes/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow lint fix sanitize bench bench-peers clean
+.PHONY: help run test test-slow lint fix sanitize bench bench-peers proof-verify clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 24
@@ -42,6 +42,10 @@ bench: $(VENV)/.built  ## speed of MODEL on this machine
 
 bench-peers: $(VENV)/.built  ## the same work on llama.cpp and here, alternated
 	@tools/bench_peers.sh $(MODEL)
+
+proof-verify: $(VENV)/.built  ## by hand, long: both real models on 16 windows; add the row to LOG.md
+	$(BIN)/qwell verify qwen2.5-coder:0.5b --windows 16
+	$(BIN)/qwell verify qwen2.5-coder:1.5b --windows 16
 
 clean:  ## remove what make built; the model cache stays (qwell rm removes that)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -13,6 +13,13 @@ namespace {
 
 using namespace qwell;
 
+// A panel is a stream: lines are asked for so far ahead that memory, not its latency, is the limit.
+// Measured (LOG.md, 2026-11-23): into the second-level cache, 8 KB.
+inline constexpr int kAhead = 8192;
+inline void prefetch_ahead(const uint8_t* p, int lines) {
+  for (int i = 0; i < lines; i++) V::prefetch(p + kAhead + 64 * i);
+}
+
 // The eight rows of 32 inputs x 16 columns as unsigned bytes.
 struct Rows8 {
   V::B row[8];
@@ -25,16 +32,15 @@ struct Packed {
   using L = Block<F>;
   static constexpr int bits = T::bits, zero = T::zero, group = T::group;
   static constexpr bool mins = T::mins;
+  // Lines of one half of 32 inputs, scales included.
+  static constexpr int kLines = (L::bytes / (L::inputs / kGroup) / 2 + 63) / 64;
   const uint8_t* panel;
 
   const uint8_t* block(int g) const { return panel + int64_t(g / (L::inputs / kGroup)) * L::bytes; }
 
   Rows8 rows(int g, int half) const {
     const uint8_t* p = block(g) + (g % (L::inputs / kGroup)) * L::group_bytes;
-    V::prefetch(p + 4096 + half * 256);
-    V::prefetch(p + 4096 + half * 256 + 64);
-    V::prefetch(p + 4096 + half * 256 + 128);
-    V::prefetch(p + 4096 + half * 256 + 192);
+    prefetch_ahead(p + half * kLines * 64, kLines);
     Rows8 r;
     if constexpr (bits == 8) {
       for (int i = 0; i < 8; i++) r.row[i] = V::loadb(p + half * 512 + 64 * i);
@@ -216,8 +222,7 @@ inline void dot_float(const uint8_t* panel, int k, const Row* x, float* tile, in
     for (int m = 0; m < M; m++) parity[m][0] = parity[m][1] = V::set1(0.0f);
   for (int i = 0; i < k; i += 2) {
     const uint8_t* p = panel + int64_t(i) * kPanel * L::bytes;
-    V::prefetch(p + 4096);
-    V::prefetch(p + 4096 + 64);
+    prefetch_ahead(p, 2 * kPanel * L::bytes / 64);
     for (int parity = 0; parity < 2; parity++)
       for (int half = 0; half < 2; half++) {
         V::F w = L::load(p + (parity * kPanel + half * kLanes) * L::bytes);
