@@ -229,13 +229,13 @@ def test_no_logits_cost_no_head(tmp_path: Path) -> None:
     """A chunk that wants no logits does not walk the head's matrix."""
     checkpoint, pack = tiny(tmp_path, "Q8_0", vocab_size=60_000)
     model = open_native(checkpoint, pack)
-    times = {}
-    for logits in ("none", "last"):
+
+    def head_seconds(logits: str) -> float:
         run(model, tokens(8), [8], logits)
-        model.take_times()
-        run(model, tokens(8), [8], logits)
-        times[logits] = dict(model.take_times())["lm_head"]
-    assert times["none"] < times["last"] / 4
+        return dict(model.take_times())["lm_head"]
+
+    none, last = (min(head_seconds(want) for _ in range(20)) for want in ("none", "last"))
+    assert none < last / 2
 
 
 def test_what_is_not_finite_reaches_the_logits(tmp_path: Path) -> None:
