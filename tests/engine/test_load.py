@@ -299,7 +299,7 @@ def test_two_starts_at_once_pack_once(
         ({"ctx": 0}, UsageError, "ctx is 0"),
         ({"ctx": 513}, UsageError, "made for at most 512 tokens"),
         ({"backend": "gpu"}, UsageError, "'native' or 'reference'"),
-        ({"num_threads": 0}, UsageError, "num_threads is 1 to 1024"),
+        ({"num_threads": 0}, UsageError, "num_threads must be a number from 1 to 1024"),
         ({"num_threads": 2, "backend": "reference"}, UsageError, "native back end only"),
     ],
 )

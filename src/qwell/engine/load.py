@@ -45,8 +45,8 @@ def load(
         raise UsageError(f"ctx is {ctx}; it must be at least 1")
     if int8 and backend == "reference":
         raise UsageError("int8 is for the native back end only")
-    if num_threads is not None and (not 1 <= num_threads <= 1024 or backend == "reference"):
-        raise UsageError("num_threads is 1 to 1024, and for the native back end only")
+    if num_threads is not None and backend == "reference":
+        raise UsageError("num_threads is for the native back end only")
     resolved = resolve(model)
     if backend == "native":
         llm = _load_native(resolved, ctx, num_threads, int8, progress)
@@ -74,8 +74,10 @@ def _load_native(
     int8: bool,
     progress: Progress | None,
 ) -> LLM:
-    from qwell.native import NativeModel
+    from qwell.native import NativeModel, check_threads
 
+    if num_threads is not None:
+        check_threads(num_threads, "num_threads")
     folder = packed.packed_folder(resolved, int8=int8)
     facts = packed.read_facts(folder)
     facts = facts or packed.pack(resolved, folder, int8=int8, progress=progress)

@@ -5,8 +5,15 @@ only importers of the C++ core. Packing (`native.pack.write_packed`) is imported
 start from packed weights does not pay for it.
 """
 
-from qwell.native.cpu import cpu_report, default_threads
+from qwell.native.cpu import check_threads, cpu_report, default_threads
 from qwell.native.model import NativeModel, check_supported
 from qwell.native.packed import packed_key
 
-__all__ = ["NativeModel", "check_supported", "cpu_report", "default_threads", "packed_key"]
+__all__ = [
+    "NativeModel",
+    "check_supported",
+    "check_threads",
+    "cpu_report",
+    "default_threads",
+    "packed_key",
+]

@@ -12,16 +12,19 @@ from qwell.errors import UsageError
 MAX_THREADS = 1024
 
 
+def check_threads(count: int, what: str) -> int:
+    """`count`, if it is a number of threads the core takes; UsageError naming `what` if not."""
+    if not 1 <= count <= MAX_THREADS:
+        raise UsageError(f"{what} must be a number from 1 to {MAX_THREADS}")
+    return count
+
+
 def default_threads() -> int:
     """Cores this process may use: its affinity, cut by the cgroup's CPU quota; QWELL_NUM_THREADS
     overrides. At least 1."""
     forced = os.environ.get("QWELL_NUM_THREADS")
     if forced:
-        if not forced.isdigit() or not 1 <= int(forced) <= MAX_THREADS:
-            raise UsageError(
-                f"QWELL_NUM_THREADS is {forced!r}: give a number from 1 to {MAX_THREADS}"
-            )
-        return int(forced)
+        return check_threads(int(forced) if forced.isdecimal() else 0, "QWELL_NUM_THREADS")
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(affinity or 1, _cgroup_cpus()))
 
