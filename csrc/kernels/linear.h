@@ -126,28 +126,48 @@ struct Unpacked {
   }
 };
 
-// sum over the inputs of one sub-group of (u - zero) * q, exact
-template <class W, bool wide>
-inline V::I group_dot(const Rows8& w, int sub, const Row& x, int g, int32_t total) {
-  constexpr int lines = W::group / 4;
-  V::I dot = V::set1i(-W::zero * total);
-  const int64_t at = int64_t(g) * kGroup + sub * W::group;
-  if constexpr (!wide) {
-    for (int i = 0; i < lines; i++) dot = V::template dot4<W::bits>(dot, w.row[sub * lines + i], x.q8 + at + 4 * i);
-    return dot;
-  }
-  V::I high = V::set1i(0);
-  for (int i = 0; i < lines; i++) {
-    dot = V::template dot4<W::bits>(dot, w.row[sub * lines + i], x.lo + at + 4 * i);
-    high = V::template dot4<W::bits>(high, w.row[sub * lines + i], x.hi + at + 4 * i);
-  }
-  return V::addi(dot, V::shl7(high));
-}
-
 template <class W>
 inline int32_t group_sum(const int32_t* sums, int g, int sub) {
   if constexpr (W::group == kLanes) return sums[2 * g + sub];
   return sums[2 * g] + sums[2 * g + 1];
+}
+
+// sum over the inputs of one sub-group of (u - zero) * q, exact
+template <class W, bool wide>
+inline V::I group_dot(const V::B* lines, const Row& x, int64_t at, int32_t total) {
+  constexpr int n = W::group / 4;
+  const V::I start = V::template start<W::bits>(W::zero, total);
+  if constexpr (!wide) return V::template dot_lines<W::bits, n>(start, lines, x.q8 + at);
+  const V::I high = V::template dot_lines<W::bits, n>(V::set1i(0), lines, x.hi + at);
+  return V::addi(V::template dot_lines<W::bits, n>(start, lines, x.lo + at), V::shl7(high));
+}
+
+// acc[m][h] += group g of H neighbouring halves for M rows. The lines stay in registers while the
+// rows pass; H = 2 lets both halves share what is fetched of a row.
+template <class W, int M, int H, bool wide>
+inline void add_group(const W& w, int g, int half, const Row* x, V::F (*acc)[2]) {
+  Rows8 rows[H];
+  for (int h = 0; h < H; h++) rows[h] = w.rows(g, half + h);
+  for (int sub = 0; sub < kGroup / W::group; sub++) {
+    V::F scale[H], min[H];
+    for (int h = 0; h < H; h++) {
+      scale[h] = w.scale(g, sub, half + h);
+      if constexpr (W::mins) min[h] = V::neg(w.min(g, sub, half + h));
+    }
+#pragma GCC unroll 4
+    for (int m = 0; m < M; m++) {
+      const float s = wide ? x[m].scale16[g] : x[m].scale8[g];
+      const int32_t total = group_sum<W>(wide ? x[m].sum16 : x[m].sum8, g, sub);
+#pragma GCC unroll 2
+      for (int h = 0; h < H; h++) {
+        const V::B* lines = rows[h].row + sub * (W::group / 4);
+        V::I dot = group_dot<W, wide>(lines, x[m], int64_t(g) * kGroup + sub * W::group, total);
+        V::F& sum = acc[m][half + h];
+        sum = V::fma(V::to_float(dot), V::mul(scale[h], V::set1(s)), sum);
+        if constexpr (W::mins) sum = V::fma(min[h], V::set1(float(total) * s), sum);
+      }
+    }
+  }
 }
 
 template <class W, int M, bool wide>
@@ -155,22 +175,8 @@ inline void dot_panel(const W& w, int k, const Row* x, float* tile, int64_t stri
   V::F acc[M][2];
   for (int m = 0; m < M; m++) acc[m][0] = acc[m][1] = V::set1(0.0f);
   for (int g = 0; g < k / kGroup; g++)
-    for (int half = 0; half < 2; half++) {
-      Rows8 rows = w.rows(g, half);
-      for (int sub = 0; sub < kGroup / W::group; sub++) {
-        V::F scale = w.scale(g, sub, half);
-        for (int m = 0; m < M; m++) {
-          const float s = wide ? x[m].scale16[g] : x[m].scale8[g];
-          const int32_t total = group_sum<W>(wide ? x[m].sum16 : x[m].sum8, g, sub);
-          V::I dot = group_dot<W, wide>(rows, sub, x[m], g, total);
-          acc[m][half] = V::fma(V::to_float(dot), V::mul(scale, V::set1(s)), acc[m][half]);
-          if constexpr (W::mins) {
-            V::F offset = V::set1(float(total) * s);
-            acc[m][half] = V::fma(V::neg(w.min(g, sub, half)), offset, acc[m][half]);
-          }
-        }
-      }
-    }
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half += V::kHalves) add_group<W, M, V::kHalves, wide>(w, g, half, x, acc);
   for (int m = 0; m < M; m++)
     for (int half = 0; half < 2; half++) V::store(tile + m * stride + half * kLanes, acc[m][half]);
 }
@@ -191,8 +197,11 @@ void linear_rows(const uint8_t* panel, int k, const Row* x, int rows, float* til
   if (rows <= 4) return dot_few<Packed<F>, wide>({panel}, k, x, rows, tile, stride);
   Unpacked<F>::fill(panel, k, scratch);
   Unpacked<F> w(scratch, k);
-  for (int r = 0; r < rows; r += 4)
-    dot_few<Unpacked<F>, wide>(w, k, x + r, rows - r < 4 ? rows - r : 4, tile + r * stride, stride);
+  // The last block of four reaches back over rows already done: the same bits once more.
+  for (int r = 0; r < rows; r += 4) {
+    const int first = rows - r < 4 ? rows - 4 : r;
+    dot_panel<Unpacked<F>, 4, wide>(w, k, x + first, tile + first * stride, stride);
+  }
 }
 
 template <Format F>

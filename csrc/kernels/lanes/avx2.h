@@ -9,6 +9,7 @@
 namespace {
 
 struct V {
+  static constexpr int kHalves = 1;
   struct F {
     __m256 a, b;
   };
@@ -116,27 +117,38 @@ struct V {
     return {_mm256_or_si256(x.a, masked(move<4 - 2 * R>(plane.a), 48)),
             _mm256_or_si256(x.b, masked(move<4 - 2 * R>(plane.b), 48))};
   }
-  // u < 2^bits. Up to 7 bits the 16-bit pair sums of vpmaddubsw cannot saturate
-  // (2 * 127 * 128 < 2^15); 8-bit weights are widened to 16 bits instead.
+  // 8-bit weights have their zero, 128, taken off in dot_line, so their sum starts from 0.
   template <int bits>
-  static __m256i dot4(__m256i acc, __m256i u, __m256i a) {
-    if constexpr (bits <= 7) {
-      __m256i pairs = _mm256_maddubs_epi16(u, a);
-      return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-    } else {
-      __m256i even = _mm256_set1_epi16(0x00ff);
-      __m256i a_even = _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8), a_odd = _mm256_srai_epi16(a, 8);
-      __m256i low = _mm256_madd_epi16(_mm256_and_si256(u, even), a_even);
-      __m256i high = _mm256_madd_epi16(_mm256_srli_epi16(u, 8), a_odd);
-      return _mm256_add_epi32(acc, _mm256_add_epi32(low, high));
+  static I start(int zero, int32_t total) {
+    return set1i(bits == 8 ? 0 : -zero * total);
+  }
+  // u < 2^bits and |a| <= 127, so that a 16-bit lane holds the sums of kDeep lines of vpmaddubsw:
+  // 8 * 2 * 15 * 127 < 2^15. 8-bit weights become |u - 128| and give their sign to a: 2 * 128 * 127.
+  template <int bits, int lines>
+  static __m256i dot_lines(__m256i acc, const B* u, __m256i B::* part, const int8_t* a) {
+    constexpr int kDeep = bits <= 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
+#pragma GCC unroll 8
+    for (int i = 0; i < lines; i += kDeep) {
+      __m256i sum = _mm256_setzero_si256();
+#pragma GCC unroll 8
+      for (int j = i; j < i + kDeep && j < lines; j++) {
+        int32_t four;
+        std::memcpy(&four, a + 4 * j, 4);
+        sum = _mm256_add_epi16(sum, dot_line<bits>(u[j].*part, _mm256_set1_epi32(four)));
+      }
+      acc = _mm256_add_epi32(acc, _mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
     }
+    return acc;
   }
   template <int bits>
-  static I dot4(I acc, B u, const int8_t* a) {
-    int32_t four;
-    std::memcpy(&four, a, 4);
-    __m256i x = _mm256_set1_epi32(four);
-    return {dot4<bits>(acc.a, u.a, x), dot4<bits>(acc.b, u.b, x)};
+  static __m256i dot_line(__m256i u, __m256i a) {
+    if constexpr (bits < 8) return _mm256_maddubs_epi16(u, a);
+    const __m256i w = _mm256_xor_si256(u, _mm256_set1_epi8(-128));
+    return _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
+  }
+  template <int bits, int lines>
+  static I dot_lines(I acc, const B* u, const int8_t* a) {
+    return {dot_lines<bits, lines>(acc.a, u, &B::a, a), dot_lines<bits, lines>(acc.b, u, &B::b, a)};
   }
   static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 };

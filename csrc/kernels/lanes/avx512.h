@@ -12,6 +12,7 @@ struct V {
   using F = __m512;
   using I = __m512i;
   using B = __m512i;
+  static constexpr int kHalves = 2;
 
   static F set1(float x) { return _mm512_set1_ps(x); }
   static F load(const float* p) { return _mm512_loadu_ps(p); }
@@ -80,10 +81,18 @@ struct V {
     return or_masked(a, moved, 48);
   }
   template <int bits>
-  static I dot4(I acc, B u, const int8_t* a) {
-    int32_t four;
-    std::memcpy(&four, a, 4);
-    return _mm512_dpbusd_epi32(acc, u, _mm512_set1_epi32(four));
+  static I start(int zero, int32_t total) {
+    return set1i(-zero * total);
+  }
+  template <int bits, int lines>
+  static I dot_lines(I acc, const B* u, const int8_t* a) {
+#pragma GCC unroll 8
+    for (int i = 0; i < lines; i++) {
+      int32_t four;
+      std::memcpy(&four, a + 4 * i, 4);
+      acc = _mm512_dpbusd_epi32(acc, u[i], _mm512_set1_epi32(four));
+    }
+    return acc;
   }
   static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 };

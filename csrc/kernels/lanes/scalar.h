@@ -8,6 +8,8 @@
 namespace {
 
 struct V {
+  static constexpr int kHalves = 1;  // halves of a panel whose lines fit the registers together
+
   struct F {
     float v[16];
   };
@@ -130,11 +132,17 @@ struct V {
     EACH(a.v[i] | (plane.v[i] >> 2 * R & 3) << 4);
   }
 #undef EACH
-  // acc[c] += sum over j of u[4c + j] * a[j], j < 4; u < 2^bits
+  // What a sum of (u - zero) * a starts from, `total` being the sum of a.
   template <int bits>
-  static I dot4(I acc, B u, const int8_t* a) {
-    for (int c = 0; c < 16; c++)
-      for (int j = 0; j < 4; j++) acc.v[c] += int32_t(u.v[4 * c + j]) * a[j];
+  static I start(int zero, int32_t total) {
+    return set1i(-zero * total);
+  }
+  // acc[c] += sum over i and j of u[i][4c + j] * a[4i + j], j < 4, i < lines; u < 2^bits
+  template <int bits, int lines>
+  static I dot_lines(I acc, const B* u, const int8_t* a) {
+    for (int i = 0; i < lines; i++)
+      for (int c = 0; c < 16; c++)
+        for (int j = 0; j < 4; j++) acc.v[c] += int32_t(u[i].v[4 * c + j]) * a[4 * i + j];
     return acc;
   }
   static void prefetch(const void*) {}
