@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?= qwen2.5-coder:0.5b
+HOURS ?= 4
 PROMPT ?= Write a Python function that returns the n-th Fibonacci number.
 CORE := $(wildcard csrc/*.cpp csrc/*.h csrc/kernels/*.cpp csrc/kernels/*.h csrc/kernels/lanes/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow lint fix sanitize bench bench-peers proof-verify clean
+.PHONY: help run test test-slow lint fix sanitize bench bench-peers proof-verify proof-one-answer clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 24
@@ -46,6 +47,9 @@ bench-peers: $(VENV)/.built  ## the same work on llama.cpp and here, alternated
 proof-verify: $(VENV)/.built  ## by hand, long: both real models on 16 windows; add the row to LOG.md
 	$(BIN)/qwell verify qwen2.5-coder:0.5b --windows 16
 	$(BIN)/qwell verify qwen2.5-coder:1.5b --windows 16
+
+proof-one-answer: $(VENV)/.dev  ## by hand, HOURS long: random schedules on MODEL, every reply against the lone one
+	$(BIN)/python tools/proof_one_answer.py --model $(MODEL) --hours $(HOURS)
 
 clean:  ## remove what make built; the model cache stays (qwell rm removes that)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

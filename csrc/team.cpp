@@ -1,5 +1,7 @@
 #include "team.h"
 
+#include <cfenv>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -13,6 +15,21 @@ static void relax() {
   std::this_thread::yield();
 #endif
 }
+
+// The default rules of floating point (round to nearest, denormals kept) while it lives. Worker 0 is
+// the caller's thread, where any library may have set others; threads inherit those of their maker.
+class DefaultRules {
+ public:
+  DefaultRules() {
+    std::fegetenv(&before_);
+    std::fesetenv(FE_DFL_ENV);
+  }
+  ~DefaultRules() { std::fesetenv(&before_); }
+  DefaultRules(const DefaultRules&) = delete;
+
+ private:
+  std::fenv_t before_;
+};
 
 Team::Team(int size) : size_(size) {
   try {
@@ -41,6 +58,7 @@ void Team::wait_past(std::atomic<uint32_t>& value, uint32_t old) {
 }
 
 void Team::worker(int id) {
+  const DefaultRules rules;
   for (uint32_t seen = 0;; seen++) {
     wait_past(epoch_, seen);
     if (stop_) return;
@@ -50,6 +68,7 @@ void Team::worker(int id) {
 }
 
 void Team::run(void (*work)(void*, int), void* context) {
+  const DefaultRules rules;
   work_ = work, context_ = context;
   epoch_.fetch_add(1, std::memory_order_release);
   epoch_.notify_all();

@@ -16,7 +16,8 @@ class Team {
   Team(const Team&) = delete;
 
   int size() const { return size_; }
-  // Runs work(context, id) on every worker, ids 0 .. size - 1, and returns when all are done.
+  // Runs work(context, id) on every worker, ids 0 .. size - 1, and returns when all are done. All
+  // of them compute by the default rules of floating point, whatever the caller's are.
   void run(void (*work)(void*, int), void* context);
   // All workers of a run meet here; what one wrote before, the others see after.
   void barrier();

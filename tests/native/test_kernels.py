@@ -11,6 +11,7 @@ import pytest
 from qwell import _core
 from qwell.checkpoint.blocks import Codes
 from qwell.native.pack import BITS, pack_codes, pack_floats
+from tests.native.bits import assert_same_bits
 
 F32 = np.float32
 ISAS = _core.isa_available()[1:]
@@ -250,3 +251,146 @@ def test_attention(head_dim: int, group: int, rows: int, first: int) -> None:
 def test_unknown_isa_names_the_choices() -> None:
     with pytest.raises(ValueError, match="choose one of scalar"):
         linear("avx9000", "F32", np.zeros(4096, np.uint8), 32, np.zeros((1, 32), F32), False)
+
+
+# --- adversaries ----------------------------------------------------------------------------
+
+TABLES = _core.isa_available()
+KINDS = ("all largest", "all zero", "by turns", "huge scales", "tiny scales")
+
+
+def hostile_codes(dtype: str, kind: str, n: int, k: int, rng: np.random.Generator) -> Codes:
+    """Codes at the ends of their ranges; scales that overflow, are denormal, or of either sign."""
+    codes, top = random_codes(dtype, n, k, rng, extreme=False), 2 ** BITS[dtype] - 1
+    q, scale = codes.q, codes.scale
+    match kind:
+        case "all largest":
+            q = np.full_like(q, top)
+        case "all zero":
+            q = np.zeros_like(q)
+        case "by turns":
+            q = np.where(rng.random(q.shape) < 0.5, 0, top).astype(np.uint8)
+        case "huge scales":
+            scale = np.full_like(scale, 65504) * rng.choice([-1, 1], scale.shape)
+        case _:
+            scale = (rng.choice([-1, 0, 1, 3], scale.shape) * 2.0**-24).astype(np.float16)
+            scale[::5] = -0.0
+    limits = (-128, 127) if codes.min is None else (0, 63)
+    ends = [
+        part if part is None else rng.choice(limits, part.shape).astype(np.int8)
+        for part in (codes.sub_scale, codes.sub_min)
+    ]
+    minimum = codes.min if codes.min is None else rng.choice([-1, 1], scale.shape) * scale
+    return Codes(q, codes.zero, scale.astype(np.float16), ends[0], minimum, ends[1])
+
+
+def hostile_matrix(dtype: str, kind: str, n: int, k: int, rng: np.random.Generator):
+    if dtype in BITS:
+        codes = hostile_codes(dtype, kind, n, k, rng)
+        return pack_codes(codes, n, BITS[dtype]).reshape(-1)
+    width = 4 if dtype == "F32" else 2
+    if kind in ("huge scales", "tiny scales"):
+        large = {"F32": 3e38, "F16": 65504, "BF16": 3e38}[dtype]
+        small = {"F32": 1e-45, "F16": 6e-8, "BF16": 1e-40}[dtype]
+        w = rng.choice([-1, -0.0, 1], (n, k)).astype(F32) * F32(large if "huge" in kind else small)
+        raw = to_bf16(w) if dtype == "BF16" else w.astype(F32 if dtype == "F32" else np.float16)
+        raw = raw.view(np.uint8)
+    else:  # any bits at all: infinities, NaN and denormals among them
+        fill = {"all largest": 0xFF, "all zero": 0x80}.get(kind)
+        raw = (
+            rng.integers(0, 256, (n, k * width)) if fill is None else np.full((n, k * width), fill)
+        )
+        raw = raw.astype(np.uint8)
+    return pack_floats(raw.reshape(n, k, width), k).reshape(-1)
+
+
+def hostile_rows(rows: int, k: int, rng: np.random.Generator):
+    """A kind of trouble a row: a giant in every group, denormals, -0, the borders of the smallest
+    scale, overflow, and what is not finite; the rest are ordinary."""
+    x = rng.standard_normal((rows, k)).astype(F32)
+    giants = np.arange(0, k, 32) + rng.integers(0, min(k, 32), -(-k // 32))
+    giants = giants[giants < k]
+    troubles = (
+        lambda row: row.__setitem__(giants, F32(1e30)),
+        lambda row: np.copyto(row, F32(1e-42) * np.sign(row)),
+        lambda row: np.copyto(row, F32(-0.0)),
+        lambda row: np.copyto(row, np.sign(row) * rng.choice([1e-30, 1.0000001e-30, 9e-31], k)),
+        lambda row: np.copyto(row, np.sign(row) * F32(3.4e38)),
+        lambda row: row.__setitem__(giants[-1:], F32(np.inf)),
+        lambda row: row.__setitem__(giants[:1], F32(np.nan)),
+        lambda row: np.copyto(row, np.rint(row * 2) + F32(0.5)),
+    )
+    for row in x:
+        at = rng.integers(0, 2 * len(troubles))
+        if at < len(troubles):
+            troubles[at](row)
+    return x
+
+
+@pytest.mark.parametrize("dtype", _core.Format.__members__)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_linear_adversaries(dtype: str) -> None:
+    """Odd shapes, hostile weights, hostile rows: every table gives the bits of scalar for each row
+    alone, whatever the number of rows."""
+    rng = np.random.default_rng(7)
+    block = _core.format_info(getattr(_core.Format, dtype))[0]
+    sizes = (256, 512, 768) if block == 256 else (32, 64, 96, 288) if block == 32 else (2, 30, 34)
+    for rows in range(1, 71):
+        n, k, kind = (1, 31, 33, 64)[rows % 4], sizes[rows // 4 % len(sizes)], KINDS[rows % 5]
+        data, x = hostile_matrix(dtype, kind, n, k, rng), hostile_rows(rows, k, rng)
+        for q16 in (False, True):
+            want = [linear("scalar", dtype, data, n, x[r : r + 1], q16) for r in range(rows)]
+            for isa in TABLES:
+                got = linear(isa, dtype, data, n, x, q16)
+                assert_same_bits(got, np.concatenate(want), f"{isa} {kind} {rows}x{k}->{n} {q16}")
+
+
+def test_every_hostile_row_is_told_from_the_others() -> None:
+    """Rows that are not finite make their own results so, and no others."""
+    rng = np.random.default_rng(8)
+    x = np.concatenate([hostile_rows(70, 256, rng) for _ in range(2)])
+    finite = np.isfinite(x).all(axis=1)
+    assert 5 < (~finite).sum() < 60
+    for dtype in ("Q4_K", "Q5_0", "BF16"):
+        data, _ = packed(dtype, 40, 256, rng)
+        small = np.abs(np.where(np.isfinite(x), x, 0)).max(axis=1) < 1e37
+        for isa in TABLES:
+            got = linear(isa, dtype, data, 40, x, q16=True)
+            assert np.isfinite(got[finite & small]).all()
+            assert not np.isfinite(got[~finite]).any()
+
+
+@pytest.mark.parametrize("op", ["rms_norm", "silu_mul", "add", "rope"])
+@pytest.mark.parametrize("n", [2, 16, 18, 34, 96, 130, 898])
+def test_row_op_adversaries(op: str, n: int) -> None:
+    rng = np.random.default_rng(n)
+    for a in hostile_rows(40, n, rng):
+        b = hostile_rows(1, n, rng)[0]
+        with np.errstate(all="ignore"):
+            want = row_op("scalar", op, a, b, 1e-6)
+        for isa in TABLES:
+            assert_same_bits(row_op(isa, op, a, b, 1e-6), want, f"{isa} {op}")
+
+
+@pytest.mark.parametrize("first", [0, 61, 64, 1020, 2046])
+@pytest.mark.parametrize("group", [1, 2, 3, 4, 5, 7, 9])
+def test_attention_adversaries(group: int, first: int) -> None:
+    """Scores that overflow, cancel, vanish; -0 and denormals in the cache; long contexts. Each row
+    has the bits scalar gives it alone."""
+    rng, head_dim, rows = np.random.default_rng(first + group), (16, 48, 64)[group % 3], 6
+    pages = -(-(first + rows) // 64)
+    memory = to_bf16(rng.standard_normal((pages, 2, head_dim * 64)))
+    odd = np.array([0x8000, 0x0001, 0x8001, 0x7F7F, 0xFF7F, 0x0080], np.uint16)  # -0 .. largest
+    few = rng.random(memory.shape) < 0.01
+    memory[few] = rng.choice(odd, few.sum())
+    q = hostile_rows(rows, group * head_dim, rng)
+
+    def run(isa: str, lo: int, hi: int):
+        out = np.empty_like(q[lo:hi])
+        _core.attention(isa, q[lo:hi], memory, head_dim, first + lo, out)
+        return out
+
+    want = np.concatenate([run("scalar", r, r + 1) for r in range(rows)])
+    for isa in TABLES:
+        assert_same_bits(run(isa, 0, rows), want, isa)
+        assert_same_bits(run(isa, 2, 5), want[2:5], isa)

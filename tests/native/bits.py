@@ -1,0 +1,26 @@
+"""Comparing floats by their bits: 0 is not -0, and every NaN is the same NaN.
+
+NumPy's own comparison takes 0 for -0. Which NaN an operation gives is up to the processor, so its
+payload and sign count for nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+
+
+def canonical(x: F32) -> NDArray[np.uint32]:
+    """The bits of float32 x, all NaN made one."""
+    return np.where(np.isnan(x), np.uint32(0x7FC00000), np.ascontiguousarray(x).view(np.uint32))
+
+
+def assert_same_bits(got: F32, want: F32, what: str = "") -> None:
+    assert got.shape == want.shape, what
+    different = np.argwhere(canonical(got) != canonical(want))
+    assert not len(different), (
+        f"{what}: {len(different)} of {want.size} differ, first at {tuple(different[0])}: "
+        f"{got[tuple(different[0])]!r} is not {want[tuple(different[0])]!r}"
+    )
