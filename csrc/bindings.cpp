@@ -87,8 +87,9 @@ static void attention_kernel(const std::string& isa, Matrix q, Pages pages, int 
   require(out.shape(0) == q.shape(0) && out.shape(1) == q.shape(1), "out must have the shape of q");
   std::vector<const uint16_t*> at;
   for (size_t i = 0; i < pages.shape(0); i++) at.push_back(pages.data() + i * 2 * head_dim * kPage);
+  std::vector<float> parts(size_t((first_position + rows) / kPart + 1) * group * partial_floats(head_dim));
   kernels_named(isa).attention(
-      {q.data(), out.data(), int64_t(q.shape(1)), at.data(), rows, group, head_dim, first_position});
+      {q.data(), out.data(), int64_t(q.shape(1)), at.data(), rows, group, head_dim, first_position, parts.data()});
 }
 
 static void row_kernel(const std::string& isa, const std::string& op, Floats a, Floats b, int n, float eps,

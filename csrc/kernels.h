@@ -23,6 +23,9 @@
 //     s[key] = fma(q[d], k[d], s[key]) over d ascending, then * 1/sqrt(H)
 //     new = max(top, s of the block); c = exp(top - new); p = exp(s - new)
 //     sum = fma(sum, c, lane sum of p); o[d] = o[d] * c, then fma(p[key], v[key][d], o[d]) ascending
+//   Every part of 1,024 keys is computed for itself, then the parts are merged in ascending order:
+//     new = max(top, part's top); a = exp(top - new); b = exp(part's top - new)
+//     sum = fma(sum, a, part's sum * b); o[d] = fma(o[d], a, part's o[d] * b)
 //   result o[d] / sum. Keys and values are bf16.
 // exp: n = round_to_even(x * log2(e)); r = fma(n, -ln2_lo, fma(n, -ln2_hi, x)); polynomial of
 //   degree 6 in Horner form by fma; times 2^n. Arguments below -87 give 0, above 88 are clamped.
@@ -57,7 +60,9 @@ struct AttentionItem {
   const uint16_t* const* pages;  // pages[b]: keys [H][64] then values [64][H] of this kv head
   int rows, group, head_dim;
   int first_position;  // of the first row; row r sees keys 0 .. first_position + r
+  float* scratch;      // partial results of one row: [parts][group][partial_floats(head_dim)]
 };
+inline int partial_floats(int head_dim) { return head_dim + kLanes; }
 
 struct Kernels {
   const char* name;
@@ -71,7 +76,11 @@ struct Kernels {
   void (*rope)(float* head, int head_dim, const float* cos, const float* sin);
   void (*silu_mul)(const float* gate, const float* up, int n, float* y);
   void (*add)(const float* a, const float* b, int n, float* y);
+  // All parts of all rows; or one part of the item's first row into `to`, for attention_merge to
+  // put `count` of them together as row r.
   void (*attention)(const AttentionItem&);
+  void (*attention_part)(const AttentionItem&, int part, float* to);
+  void (*attention_merge)(const AttentionItem&, const float* parts, int count, int r);
 };
 
 inline int64_t unpacked_bytes(int k) {  // rows, then scales and minima per 16 inputs

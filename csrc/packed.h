@@ -28,10 +28,11 @@
 
 namespace qwell {
 
-inline constexpr int kPanel = 32;  // columns of a panel
-inline constexpr int kLanes = 16;  // columns of a half: the vector of every kernel
-inline constexpr int kGroup = 32;  // inputs that share one activation scale
-inline constexpr int kPage = 64;   // tokens of a KV page, keys of an attention block
+inline constexpr int kPanel = 32;   // columns of a panel
+inline constexpr int kLanes = 16;   // columns of a half: the vector of every kernel
+inline constexpr int kGroup = 32;   // inputs that share one activation scale
+inline constexpr int kPage = 64;    // tokens of a KV page, keys of an attention block
+inline constexpr int kPart = 1024;  // keys of attention that are summed up together
 inline constexpr int kMaxHeadDim = 256;
 
 enum class Format : int { F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K };

@@ -39,6 +39,7 @@ struct Program::Scratch {
   Region unpacked_memory, tile_memory;
   std::vector<float> normed;
   std::vector<const uint16_t*> pages;
+  std::vector<float> parts;  // attention of one row
 };
 
 }  // namespace qwell

@@ -48,6 +48,12 @@ static uint16_t to_bf16(float f) {  // round to nearest even; NaN stays NaN
 // What a batch means for the phases: the sequence of each row, and attention cut into items.
 struct Item {
   int seq, head, row, rows;
+  int part = -1, split = -1;  // one part of a long row, and which Split it belongs to
+};
+// A row whose parts are computed apart: who finishes the last one merges them.
+struct Split {
+  int parts;
+  int64_t at;  // in Step::partials
 };
 
 struct Program::Step {
@@ -57,21 +63,40 @@ struct Program::Step {
   std::vector<int> seq_of_row;
   std::vector<Item> items;                  // costliest first
   std::vector<std::atomic<int>> next_item;  // one counter a layer
+  std::vector<Split> splits;
+  std::vector<std::atomic<int>> finished;  // parts of each split
+  std::vector<float> partials;
 
   Step(const Batch& b, KvCache& cache, float* out, const Shape& shape)
       : batch(b), kv(cache), logits(out), seq_of_row(b.rows), next_item(shape.layers) {
     constexpr int kBlock = 16;  // query rows of an item
+    int64_t floats = 0;
     for (int s = 0; s < b.seqs; s++)
       for (int r = b.row_splits[s]; r < b.row_splits[s + 1]; r++) {
         seq_of_row[r] = s;
-        if ((r - b.row_splits[s]) % kBlock == 0)
-          for (int head = 0; head < shape.kv_heads; head++)
-            items.push_back({s, head, r, std::min(kBlock, b.row_splits[s + 1] - r)});
+        if ((r - b.row_splits[s]) % kBlock) continue;
+        for (int head = 0; head < shape.kv_heads; head++)
+          add_item({s, head, r, std::min(kBlock, b.row_splits[s + 1] - r)}, shape, floats);
       }
-    std::stable_sort(items.begin(), items.end(), [&](const Item& x, const Item& y) {
-      return int64_t(b.positions[x.row] + 1) * x.rows > int64_t(b.positions[y.row] + 1) * y.rows;
-    });
+    const auto keys = [&](const Item& x) { return x.part >= 0 ? kPart : int64_t(b.positions[x.row] + 1) * x.rows; };
+    std::stable_sort(items.begin(), items.end(), [&](const Item& x, const Item& y) { return keys(x) > keys(y); });
+    partials.resize(floats);
+    finished = std::vector<std::atomic<int>>(splits.size());
+    for (auto& counter : finished) counter.store(0, std::memory_order_relaxed);
     for (auto& counter : next_item) counter.store(0, std::memory_order_relaxed);
+  }
+
+  // A single row over many keys becomes an item for each part, so that all threads can help.
+  void add_item(Item item, const Shape& shape, int64_t& floats) {
+    const int parts = batch.positions[item.row] / kPart + 1;
+    if (item.rows > 1 || parts == 1) return items.push_back(item);
+    item.split = int(splits.size());
+    for (item.part = 0; item.part < parts; item.part++) items.push_back(item);
+    splits.push_back({parts, floats});
+    floats += partial_step(shape) * parts;
+  }
+  static int64_t partial_step(const Shape& shape) {
+    return int64_t(shape.heads / shape.kv_heads) * partial_floats(shape.head_dim);
   }
   const int32_t* pages_of(int row) const { return batch.page_table + int64_t(seq_of_row[row]) * batch.max_pages; }
 };
@@ -243,9 +268,28 @@ struct Worker {
       for (int b = 0; b < blocks; b++)
         scratch.pages[b] = step.kv.at(phase.layer, step.pages_of(item.row)[b], item.head);
       const int column = item.head * group * H;
-      kernels.attention({p.row(phase.in, item.row) + column, p.row(phase.out, item.row) + column, p.stride_[phase.in],
-                         scratch.pages.data(), item.rows, group, H, first});
+      const AttentionItem work{p.row(phase.in, item.row) + column,
+                               p.row(phase.out, item.row) + column,
+                               p.stride_[phase.in],
+                               scratch.pages.data(),
+                               item.rows,
+                               group,
+                               H,
+                               first,
+                               scratch.parts.data()};
+      if (item.part < 0) kernels.attention(work);
+      else attend_part(item, work);
     }
+  }
+
+  void attend_part(const Item& item, const AttentionItem& work) {
+    const Split& split = step.splits[item.split];
+    float* parts = step.partials.data() + split.at;
+    kernels.attention_part(work, item.part, parts + item.part * Program::Step::partial_step(p.shape));
+    std::atomic<int>& finished = step.finished[item.split];
+    if (finished.fetch_add(1, std::memory_order_acq_rel) + 1 < split.parts) return;
+    finished.store(0, std::memory_order_relaxed);  // for the next layer, behind a barrier
+    kernels.attention_merge(work, parts, split.parts, 0);
   }
 
   void rows(const Phase& phase) {
@@ -272,7 +316,11 @@ void Program::step(const Batch& batch, KvCache& kv, float* logits) {
   std::lock_guard lock(one_step_);
   check(batch, kv);
   Step state(batch, kv, logits, shape);
-  for (auto& scratch : scratch_) scratch->pages.resize(batch.max_pages);  // nothing allocates inside
+  const int64_t parts = int64_t(batch.max_pages) * kPage / kPart + 1;
+  for (auto& scratch : scratch_) {  // nothing allocates inside
+    scratch->pages.resize(batch.max_pages);
+    scratch->parts.resize(parts * Step::partial_step(shape));
+  }
   std::pair<Program*, Step*> context{this, &state};
   team_.run(Worker::entry, &context);
 }

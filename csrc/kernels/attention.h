@@ -1,5 +1,5 @@
 // The attention family over V's sixteen lanes: paged bf16 keys and values, all query heads of a
-// group together, blocks of 64 keys in ascending order. Formula: kernels.h.
+// group together, blocks of 64 keys in ascending order, parts of 1,024. Formula: kernels.h.
 #pragma once
 
 #include "rows.h"
@@ -10,24 +10,25 @@ using namespace qwell;
 
 inline constexpr int kVectors = kPage / kLanes;  // key vectors of a block
 
-// What is carried from block to block for up to four query heads of one row.
-struct Running {
-  float top[4], sum[4];
-};
-
-// scores[head][key] of one block; keys lie transposed, [H][64].
+// scores[head][key] of one block; keys lie transposed, [H][64]. Meanwhile the page `next`, keys and
+// values, comes closer.
 template <int N>
-inline void block_scores(const float* q, int head_dim, const uint16_t* keys, float scale, float (*scores)[kPage]) {
-  V::F acc[N][kVectors];
-  for (int n = 0; n < N; n++)
-    for (int j = 0; j < kVectors; j++) acc[n][j] = V::set1(0.0f);
-  for (int d = 0; d < head_dim; d++)
-    for (int j = 0; j < kVectors; j++) {
-      V::F key = V::load_bf16(keys + d * kPage + j * kLanes);
-      for (int n = 0; n < N; n++) acc[n][j] = V::fma(V::set1(q[n * head_dim + d]), key, acc[n][j]);
-    }
-  for (int n = 0; n < N; n++)
-    for (int j = 0; j < kVectors; j++) V::store(scores[n] + j * kLanes, V::mul(acc[n][j], V::set1(scale)));
+inline void block_scores(const float* q, int head_dim, const uint16_t* keys, const uint16_t* next, float scale,
+                         float (*scores)[kPage]) {
+  constexpr int J = V::kWide;
+  for (int j0 = 0; j0 < kVectors; j0 += J) {
+    V::F acc[N][J];
+    for (int n = 0; n < N; n++)
+      for (int j = 0; j < J; j++) acc[n][j] = V::set1(0.0f);
+    for (int d = 0; d < head_dim; d++)
+      for (int j = 0; j < J; j++) {
+        V::prefetch(next + d * 2 * kPage + (j0 + j) * 2 * kLanes);
+        V::F key = V::load_bf16(keys + d * kPage + (j0 + j) * kLanes);
+        for (int n = 0; n < N; n++) acc[n][j] = V::fma(V::set1(q[n * head_dim + d]), key, acc[n][j]);
+      }
+    for (int n = 0; n < N; n++)
+      for (int j = 0; j < J; j++) V::store(scores[n] + (j0 + j) * kLanes, V::mul(acc[n][j], V::set1(scale)));
+  }
 }
 
 // exp of the visible scores against the new maximum, in place; 0 behind them. Gives the factor
@@ -71,43 +72,105 @@ inline void block_values(const float (*p)[kPage], int visible, const uint16_t* v
     for (int j = 0; j < J; j++) V::store(out + n * head_dim + j * kLanes, acc[n][j]);
 }
 
+// One head over some keys: the largest score, the sum of exp(score - top), and that sum with values.
+struct Partial {
+  float* out;  // [H], then top and sum
+  int H;
+  float& top() const { return out[H]; }
+  float& sum() const { return out[H + 1]; }
+};
+
+// `total` takes up `part`; an empty total has top -inf and zeros.
+inline void merge(const Partial& total, const Partial& part) {
+  const float next = part.top() > total.top() ? part.top() : total.top();
+  alignas(64) float a[kLanes], b[kLanes];
+  V::store(a, exp16(V::set1(total.top() - next)));
+  V::store(b, exp16(V::set1(part.top() - next)));
+  total.sum() = std::fma(total.sum(), a[0], part.sum() * b[0]);
+  for (int d = 0; d < total.H; d += kLanes)
+    V::store(total.out + d,
+             V::fma(V::load(total.out + d), V::set1(a[0]), V::mul(V::load(part.out + d), V::set1(b[0]))));
+  total.top() = next;
+}
+
+inline void normalize(const Partial& total, float* out) {
+  for (int d = 0; d < total.H; d += kLanes) V::store(out + d, V::div(V::load(total.out + d), V::set1(total.sum())));
+}
+
+inline void clear(const Partial& p) {
+  std::memset(p.out, 0, p.H * sizeof(float));
+  p.top() = -INFINITY, p.sum() = 0.0f;
+}
+
+// N heads of one row over the keys of one part, into `to` (kPartial(H) floats a head).
 template <int N>
-inline void attend_heads(const AttentionItem& item, const float* q, float* out, int keys) {
+inline void attend_part(const AttentionItem& item, const float* q, int keys, int part, float* to) {
   const int H = item.head_dim;
   const float scale = 1.0f / std::sqrt(float(H));
   alignas(64) float scores[N][kPage], factor[N], gathered[N * kMaxHeadDim];
-  Running run;
-  for (int n = 0; n < N; n++) run.top[n] = -INFINITY, run.sum[n] = 0.0f;
-  std::memset(gathered, 0, sizeof gathered);
-  for (int b = 0; b * kPage < keys; b++) {
-    const uint16_t* page = item.pages[b];
-    const int visible = keys - b * kPage < kPage ? keys - b * kPage : kPage;
-    block_scores<N>(q, H, page, scale, scores);
-    for (int n = 0; n < N; n++) factor[n] = block_softmax(scores[n], visible, run.top[n], run.sum[n]);
+  float top[N], sum[N];
+  for (int n = 0; n < N; n++) top[n] = -INFINITY, sum[n] = 0.0f;
+  std::memset(gathered, 0, N * H * sizeof(float));
+  const int end = keys < (part + 1) * kPart ? keys : (part + 1) * kPart;
+  for (int at = part * kPart; at < end; at += kPage) {
+    const uint16_t* page = item.pages[at / kPage];
+    const uint16_t* next = at + kPage < keys ? item.pages[at / kPage + 1] : page;
+    const int visible = end - at < kPage ? end - at : kPage;
+    block_scores<N>(q, H, page, next, scale, scores);
+    for (int n = 0; n < N; n++) factor[n] = block_softmax(scores[n], visible, top[n], sum[n]);
     const uint16_t* values = page + H * kPage;
     int d = 0;
     for (; d + 2 * kLanes <= H; d += 2 * kLanes)
       block_values<N, 2>(scores, visible, values + d, H, factor, gathered + d);
     if (d < H) block_values<N, 1>(scores, visible, values + d, H, factor, gathered + d);
   }
-  for (int n = 0; n < N; n++)
-    for (int d = 0; d < H; d += kLanes)
-      V::store(out + n * H + d, V::div(V::load(gathered + n * H + d), V::set1(run.sum[n])));
+  for (int n = 0; n < N; n++) {
+    const Partial p{to + n * partial_floats(H), H};
+    std::memcpy(p.out, gathered + n * H, H * sizeof(float));
+    p.top() = top[n], p.sum() = sum[n];
+  }
+}
+
+// All heads of the group of row r over one part.
+inline void attend_group(const AttentionItem& item, int r, int part, float* to) {
+  const int keys = item.first_position + r + 1;
+  constexpr int most = V::kHeads;
+  for (int head = 0; head < item.group; head += most) {
+    const float* q = item.q + r * item.stride + head * item.head_dim;
+    float* at = to + head * partial_floats(item.head_dim);
+    switch (item.group - head < most ? item.group - head : most) {
+      case 1: attend_part<1>(item, q, keys, part, at); break;
+      case 2: attend_part<2>(item, q, keys, part, at); break;
+      case 3: attend_part<3>(item, q, keys, part, at); break;
+      case 4: attend_part<4>(item, q, keys, part, at); break;
+      case 5: attend_part < most<5 ? most : 5>(item, q, keys, part, at); break;
+      case 6: attend_part < most<6 ? most : 6>(item, q, keys, part, at); break;
+      case 7: attend_part < most<7 ? most : 7>(item, q, keys, part, at); break;
+      default: attend_part<most>(item, q, keys, part, at);
+    }
+  }
+}
+
+void attention_part(const AttentionItem& item, int part, float* to) { attend_group(item, 0, part, to); }
+
+void attention_merge(const AttentionItem& item, const float* parts, int count, int r) {
+  const int H = item.head_dim, step = partial_floats(H);
+  alignas(64) float memory[kMaxHeadDim + kLanes];
+  const Partial total{memory, H};
+  for (int head = 0; head < item.group; head++) {
+    clear(total);
+    for (int part = 0; part < count; part++)
+      merge(total, {const_cast<float*>(parts) + (int64_t(part) * item.group + head) * step, H});
+    normalize(total, item.out + r * item.stride + head * H);
+  }
 }
 
 void attention(const AttentionItem& item) {
   for (int r = 0; r < item.rows; r++) {
-    const int keys = item.first_position + r + 1;
-    for (int head = 0; head < item.group; head += 4) {
-      const float* q = item.q + r * item.stride + head * item.head_dim;
-      float* out = item.out + r * item.stride + head * item.head_dim;
-      switch (item.group - head) {
-        case 1: attend_heads<1>(item, q, out, keys); break;
-        case 2: attend_heads<2>(item, q, out, keys); break;
-        case 3: attend_heads<3>(item, q, out, keys); break;
-        default: attend_heads<4>(item, q, out, keys);
-      }
-    }
+    const int count = (item.first_position + r) / kPart + 1;
+    for (int part = 0; part < count; part++)
+      attend_group(item, r, part, item.scratch + int64_t(part) * item.group * partial_floats(item.head_dim));
+    attention_merge(item, item.scratch, count, r);
   }
 }
 

@@ -16,4 +16,6 @@
    rope,                                                                                                \
    silu_mul,                                                                                            \
    add,                                                                                                 \
-   attention}
+   attention,                                                                                           \
+   attention_part,                                                                                      \
+   attention_merge}

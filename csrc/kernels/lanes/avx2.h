@@ -10,6 +10,7 @@ namespace {
 
 struct V {
   static constexpr int kHalves = 1;
+  static constexpr int kHeads = 4, kWide = 1;  // attention: heads, key vectors at a time
   struct F {
     __m256 a, b;
   };

@@ -13,6 +13,7 @@ struct V {
   using I = __m512i;
   using B = __m512i;
   static constexpr int kHalves = 2;
+  static constexpr int kHeads = 8, kWide = 2;  // attention: heads, key vectors at a time
 
   static F set1(float x) { return _mm512_set1_ps(x); }
   static F load(const float* p) { return _mm512_loadu_ps(p); }

@@ -8,7 +8,8 @@
 namespace {
 
 struct V {
-  static constexpr int kHalves = 1;  // halves of a panel whose lines fit the registers together
+  static constexpr int kHalves = 1;            // halves of a panel whose lines fit the registers together
+  static constexpr int kHeads = 4, kWide = 1;  // attention: heads, key vectors at a time
 
   struct F {
     float v[16];
