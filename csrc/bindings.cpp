@@ -10,6 +10,8 @@
 
 #include "cpu.h"
 #include "program.h"
+#include "tile_bindings.h"
+#include "tile_health.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -35,15 +37,17 @@ static RowOp norm_op(const Floats& weight, float eps) {
   return op;
 }
 
-static void step(Program& program, Ints input_ids, Ints row_splits, Ints past, Ints positions, Ints out_rows,
-                 Table page_table, KvCache& kv, OutMatrix logits) {
+static void step(Program& program, Ints input_ids, Ints row_splits, Ints past, Ints prompt_len, Ints positions,
+                 Ints out_rows, Table page_table, KvCache& kv, OutMatrix logits) {
   const size_t rows = input_ids.shape(0), seqs = past.shape(0), outs = out_rows.shape(0);
-  require(row_splits.shape(0) == seqs + 1 && positions.shape(0) == rows && page_table.shape(0) == seqs,
+  require(row_splits.shape(0) == seqs + 1 && prompt_len.shape(0) == seqs && positions.shape(0) == rows &&
+              page_table.shape(0) == seqs,
           "the parts of a batch differ in length");
   require(logits.shape(0) == outs && logits.shape(1) == size_t(program.shape.vocab),
           "logits must be [output rows, vocab_size]");
-  const Batch batch{input_ids.data(),  row_splits.data(), past.data(), positions.data(), out_rows.data(),
-                    page_table.data(), int(rows),         int(seqs),   int(outs),        int(page_table.shape(1))};
+  const Batch batch{input_ids.data(),        row_splits.data(), past.data(), prompt_len.data(), positions.data(),
+                    out_rows.data(),         page_table.data(), int(rows),   int(seqs),         int(outs),
+                    int(page_table.shape(1))};
   nb::gil_scoped_release release;
   program.step(batch, kv, logits.data());
 }
@@ -119,6 +123,7 @@ NB_MODULE(_core, m) {
   m.def(
       "isa_selected", [] { return std::string(select_kernels().name); },
       "The one in use: the best, or QWELL_FORCE_ISA.");
+  m.def("amx_status", &amx_status, "'ok', or why prompts are not read by AMX here.");
   m.def("cpu_features", [] {
     const Cpu& c = cpu();
     nb::dict d;
@@ -148,6 +153,7 @@ NB_MODULE(_core, m) {
   m.def("linear", &linear_kernel, "isa"_a, "format"_a, "packed"_a, "n"_a, "x"_a, "q16"_a, "out"_a.noconvert());
   m.def("attention", &attention_kernel, "isa"_a, "q"_a, "pages"_a, "head_dim"_a, "first_position"_a,
         "out"_a.noconvert());
+  bind_tiles(m);
   m.def("row_op", &row_kernel, "isa"_a, "op"_a, "a"_a, "b"_a, "n"_a, "eps"_a, "y"_a.noconvert());
 
   nb::class_<Product>(m, "Product", "One matrix of a linear phase: its epilogue and destination.")
@@ -278,8 +284,8 @@ NB_MODULE(_core, m) {
              p.add(phase);
            })
       .def("finish", &Program::finish)
-      .def("step", &step, "input_ids"_a, "row_splits"_a, "past"_a, "positions"_a, "out_rows"_a, "page_table"_a, "kv"_a,
-           "logits"_a.noconvert())
+      .def("step", &step, "input_ids"_a, "row_splits"_a, "past"_a, "prompt_len"_a, "positions"_a, "out_rows"_a,
+           "page_table"_a, "kv"_a, "logits"_a.noconvert())
       .def("take_times", &Program::take_times, nb::call_guard<nb::gil_scoped_release>(),
            "Nanoseconds of each phase since the last call.")
       .def("labels",

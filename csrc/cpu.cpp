@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "tile_health.h"
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
@@ -50,6 +52,7 @@ std::vector<std::string> isa_available() {
   const bool avx2 = c.avx2 && c.fma && c.f16c;
   if (avx2) names.push_back("avx2");
   if (avx2 && c.avx512_vnni) names.push_back("avx512");
+  if (names.back() == "avx512" && amx_status() == "ok") names.push_back("amx");
   return names;
 }
 

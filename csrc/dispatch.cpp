@@ -7,14 +7,38 @@
 
 namespace qwell {
 
+// `base` with tiles for prompt rows.
+static Kernels with_tiles(const Kernels& base, const char* name, const TileKernels& tiles) {
+  Kernels kernels = base;
+  kernels.name = name, kernels.tiles = &tiles;
+  return kernels;
+}
+
+// For tests of the tiled formulas on CPUs without tiles: never listed, never chosen by itself.
+static const Kernels* emulated_named(const std::string& name) {
+  static const Kernels scalar = with_tiles(kScalarKernels, "emulated-scalar", kEmulatedScalarTiles);
+  if (name == scalar.name) return &scalar;
+  if (name != "emulated") return nullptr;
+#if defined(__x86_64__)
+  static const Kernels avx512 = with_tiles(kAvx512Kernels, "emulated", kEmulatedAvx512Tiles);
+  if (cpu().avx512_vnni && cpu().avx512_bf16) return &avx512;
+#endif
+  static const Kernels plain = with_tiles(kScalarKernels, "emulated", kEmulatedScalarTiles);
+  return &plain;
+}
+
 const Kernels& kernels_named(const std::string& name) {
+  if (const Kernels* emulated = emulated_named(name)) return *emulated;
   std::string known;
   for (const std::string& available : isa_available()) {
     known += (known.empty() ? "" : ", ") + available;
     if (available != name) continue;
     if (name == "scalar") return kScalarKernels;
 #if defined(__x86_64__)
-    return name == "avx2" ? kAvx2Kernels : kAvx512Kernels;
+    if (name == "avx2") return kAvx2Kernels;
+    if (name == "avx512") return kAvx512Kernels;
+    static const Kernels amx = with_tiles(kAvx512Kernels, "amx", kAmxTiles);
+    return amx;
 #endif
   }
   throw std::invalid_argument("the instruction set '" + name + "' is not available here: choose one of " + known);

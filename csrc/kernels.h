@@ -30,6 +30,19 @@
 // exp: n = round_to_even(x * log2(e)); r = fma(n, -ln2_lo, fma(n, -ln2_hi, x)); polynomial of
 //   degree 6 in Horner form by fma; times 2^n. Arguments below -87 give 0, above 88 are clamped.
 // What is not finite stays so: a score that is not finite makes the sum of its query NaN.
+//
+// Where the CPU multiplies tiles, prompt rows use a second formula, here called tiled. A tile
+// product ("dot") takes bf16 a, b and float c over 32 of k:
+//     even = fma(a[k], b[k], even) over the 16 even k ascending from 0, odd likewise;
+//     c = c + (even + odd); inputs and results below 2^-126 count as zero.
+//   bf16(x) rounds to nearest even; x below 2^-126 gives zero; NaN stays NaN.
+// tiled linear, integer formats and BF16: acc from 0, one dot for each 32 of k ascending, k filled
+//   with zeros to a multiple of 32, of bf16(x) and bf16(w),
+//     w = fma(float(u), weight scale, -offset), offset = minimum, or weight scale * zero (exact).
+// tiled attention, per query, blocks of 64 keys as above: s[key] from 0, one dot for each 32 of d
+//   (filled with zeros) of bf16(q) and k, then * 1/sqrt(H); top, c, p and sum as above;
+//     o[d] = o[d] * c, then one dot for keys 0..31 and one for keys 32..63 of bf16(p) and v.
+// The head and F32 or F16 matrices know no tiled form: their prompt rows use the formulas above.
 #pragma once
 
 #include <cstdint>
@@ -64,6 +77,22 @@ struct AttentionItem {
 };
 inline int partial_floats(int head_dim) { return head_dim + kLanes; }
 
+// Prompt rows over tiles. A ("the left operand") holds packed rows: blocks of 32 rows, in each for
+// every 32 of k two tiles [16 rows][32 of k] bf16 of 1 KB. Rows of a tile never mix, so rows behind
+// the last may hold anything. Tiles want 64-byte alignment.
+struct TileKernels {
+  void (*begin)();  // on every thread before its first tile of a step
+  void (*end)();    // and after its last
+  void (*pack)(const float* x, int k, int row, int64_t block_bytes, uint8_t* a);
+  // tile[row * stride + column] for one panel; writes whole tiles: 16 or 32 rows of every block.
+  // `a` has block_bytes (>= tile_block_bytes(k)) from one block of rows to the next.
+  using LinearFn = void (*)(const uint8_t* panel, int k, const uint8_t* a, int64_t block_bytes, int rows, float* tile,
+                            int64_t stride, uint8_t* scratch);
+  LinearFn linear[kNumFormats];  // null where the format has no tiled form
+  // Rows of one window of kTileRows absolute positions; scratch holds TileScratch::bytes.
+  void (*attention)(const AttentionItem&, uint8_t* scratch);
+};
+
 struct Kernels {
   const char* name;
   // tile[row * stride + column] for one panel of 32 columns. Row counts up to 4 read the packed
@@ -81,7 +110,13 @@ struct Kernels {
   void (*attention)(const AttentionItem&);
   void (*attention_part)(const AttentionItem&, int part, float* to);
   void (*attention_merge)(const AttentionItem&, const float* parts, int count, int r);
+  const TileKernels* tiles = nullptr;  // null: prompt rows are computed like reply rows
 };
+
+inline constexpr int kTileRows = 32;  // rows of a block of A; query rows of an attention item
+inline constexpr int kTileBytes = 1024;
+inline constexpr int kTileDepth = 256;  // inputs of a panel that are unpacked at once
+inline int64_t tile_block_bytes(int k) { return int64_t((k + 31) / 32) * 2 * kTileBytes; }
 
 inline int64_t unpacked_bytes(int k) {  // rows, then scales and minima per 16 inputs
   return int64_t(k) * kPanel + 2 * int64_t(k / kLanes) * kPanel * int64_t(sizeof(float));
@@ -91,7 +126,10 @@ extern const Kernels kScalarKernels;
 #if defined(__x86_64__)
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
+extern const TileKernels kAmxTiles;             // the instructions: AMX_BF16 over AVX-512 with BF16
+extern const TileKernels kEmulatedAvx512Tiles;  // their emulation over the same lanes, for tests
 #endif
+extern const TileKernels kEmulatedScalarTiles;
 
 // The best kernels this CPU runs, or those QWELL_FORCE_ISA names. Throws std::invalid_argument for
 // a name that is unknown or that the CPU lacks.

@@ -111,13 +111,24 @@ void Program::check_phase(const Phase& p) const {
   }
 }
 
+// The head reads one row a sequence and its errors are errors of the logits: reply form for all.
+TileKernels::LinearFn Program::tiled(const Phase& phase, const Weight& weight) const {
+  return kernels_.tiles && !phase.out_rows ? kernels_.tiles->linear[int(weight.format)] : nullptr;
+}
+
 void Program::add(Phase phase) {
   check_phase(phase);
   for (const Product& p : phase.products) {
     const bool integer = format_info(p.weight.format).integer;
-    phase.need_f32 |= !integer;
-    phase.need_q8 |= integer && p.precision == Precision::Q8;
-    phase.need_q16 |= integer && p.precision == Precision::Q16;
+    const auto need = [&](Forms& forms) {
+      forms.f32 |= !integer;
+      forms.q8 |= integer && p.precision == Precision::Q8;
+      forms.q16 |= integer && p.precision == Precision::Q16;
+    };
+    need(phase.reply_forms);
+    if (tiled(phase, p.weight)) phase.prompt_forms.tiles = true;
+    else need(phase.prompt_forms);
+    phase.k = std::max(phase.k, p.weight.k);
     max_k_ = std::max(max_k_, padded(p.weight.k, kGroup));
     max_unit_ = std::max(max_unit_, padded(p.unit, kPanel));
   }
@@ -159,7 +170,7 @@ void Program::finish() {
   for (int stride : stride_) slots_.push_back(next), next += int64_t(stride) * max_rows;
   shared_ = Region(RowStore::bytes(max_rows, max_k_), true);
   shared_rows_ = std::make_unique<RowStore>(shared_.data(), max_rows, max_k_);
-  for (int i = 0; i < threads(); i++) scratch_.push_back(std::make_unique<Scratch>(max_rows, max_k_, max_unit_));
+  for (int i = 0; i < threads(); i++) scratch_.push_back(std::make_unique<Scratch>(shape, max_rows, max_k_, max_unit_));
   for (Phase& phase : phases_)
     if (phase.kind == Phase::Linear) cut_units(phase, threads());
   times_.assign(phases_.size(), 0);

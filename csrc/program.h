@@ -59,6 +59,11 @@ struct Unit {
   int product, column, columns;
 };
 
+// The forms of its input rows that a linear phase reads.
+struct Forms {
+  bool f32 = false, q8 = false, q16 = false, tiles = false;
+};
+
 struct Phase {
   enum Kind : int { Angles, Embed, Linear, Attention, Rows, Store } kind;
   std::string label;
@@ -70,7 +75,8 @@ struct Phase {
   std::vector<Product> products;
   std::vector<Unit> units;
   std::vector<int> first_unit;  // per thread, cut by bytes
-  bool need_f32 = false, need_q8 = false, need_q16 = false;
+  int k = 0;                    // of its longest product
+  Forms prompt_forms, reply_forms;
   Weight embedding;
   std::vector<float> inv_freq;
   int layer = -1;                      // Attention (in = queries), Store
@@ -86,7 +92,7 @@ struct KvCache {  // [layer][page][kv head]: keys [H][64], then values [64][H], 
 };
 
 struct Batch {
-  const int32_t *input_ids, *row_splits, *past, *positions, *out_rows, *page_table;
+  const int32_t *input_ids, *row_splits, *past, *prompt_len, *positions, *out_rows, *page_table;
   int rows, seqs, outs, max_pages;
 };
 
@@ -128,6 +134,9 @@ class Program {
   void check_op(const Phase& phase, const RowOp& op, int columns, int width) const;
   bool is_slot(int s) const { return s >= 0 && s < int(width_.size()); }
   bool is_layer(int layer) const { return layer >= 0 && layer < shape.layers; }
+
+  // The tiled form of a linear phase's product, or null: its prompt rows are as its reply rows.
+  TileKernels::LinearFn tiled(const Phase& phase, const Weight& weight) const;
 
   Team team_;
   const Kernels& kernels_;

@@ -5,38 +5,45 @@
 #include <vector>
 
 #include "program.h"
+#include "tile_scratch.h"
 
 namespace qwell {
 
-// `rows` rows in every form a linear phase may need: float, 8-bit and 16-bit with their scales.
+// `rows` rows in every form a linear phase may need: float, 8-bit and 16-bit with their scales,
+// bf16 tiles. Memory nobody writes costs nothing.
 struct RowStore {
   RowStore(uint8_t* memory, int rows, int k);
   static int64_t bytes(int rows, int k) {
-    return int64_t(rows) * (int64_t(k) * (4 + 1 + 2) + int64_t(k) / kGroup * 8 + int64_t(k) / kLanes * 8) + 4096;
+    return int64_t(rows) * (int64_t(k) * (4 + 1 + 2) + int64_t(k) / kGroup * 8 + int64_t(k) / kLanes * 8) + 4096 +
+           (rows + kTileRows - 1) / kTileRows * tile_block_bytes(k);
   }
-  // Prepares row r from the floats x (padded to k).
-  void prepare(const Kernels& kernels, const Phase& phase, int r, const float* x, int k);
+  // Prepares row r from the floats x (padded to phase.k).
+  void prepare(const Kernels& kernels, const Phase& phase, const Forms& forms, int r, const float* x);
 
   std::vector<Row> rows;
   int k_max;
   float *f32, *scale8, *scale16;
   int8_t *q8, *lo, *hi;
   int32_t *sum8, *sum16;
+  uint8_t* tiles;
 };
 
 struct Program::Scratch {
-  Scratch(int max_rows, int k, int unit)
+  Scratch(const Shape& shape, int max_rows, int k, int unit)
       : few_memory(RowStore::bytes(4, k), false),
         few(few_memory.data(), 4, k),
         unpacked_memory(unpacked_bytes(k), true),
-        tile_memory(int64_t(max_rows) * 2 * unit * 4, true),
+        tile_memory(int64_t(tile_rows(max_rows)) * 2 * unit * 4, true),
+        tile_kernels(TileScratch::bytes(shape.heads / shape.kv_heads, shape.head_dim), true),
         normed(k) {}
+  // Tiled kernels write whole tiles, so reply rows begin after a multiple of kTileRows.
+  static int tile_rows(int max_rows) { return max_rows + kTileRows; }
   float* tile(int which, int max_rows, int unit) {
-    return reinterpret_cast<float*>(tile_memory.data()) + int64_t(which) * max_rows * unit;
+    return reinterpret_cast<float*>(tile_memory.data()) + int64_t(which) * tile_rows(max_rows) * unit;
   }
   Region few_memory;
   RowStore few;  // rows of a step of up to four, prepared by every thread for itself
-  Region unpacked_memory, tile_memory;
+  Region unpacked_memory, tile_memory, tile_kernels;
   std::vector<float> normed;
   std::vector<const uint16_t*> pages;
   std::vector<float> parts;  // attention of one row

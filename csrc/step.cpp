@@ -19,6 +19,7 @@ RowStore::RowStore(uint8_t* memory, int count, int k) : rows(count), k_max(k) {
   scale8 = f32 + n, scale16 = scale8 + n / kGroup;
   sum8 = reinterpret_cast<int32_t*>(scale16 + n / kGroup), sum16 = sum8 + n / kLanes;
   q8 = reinterpret_cast<int8_t*>(sum16 + n / kLanes), lo = q8 + n, hi = lo + n;
+  tiles = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(hi + n) + 63) / 64 * 64);
   for (int64_t r = 0; r < count; r++)
     rows[r] = {f32 + r * k,
                q8 + r * k,
@@ -30,12 +31,13 @@ RowStore::RowStore(uint8_t* memory, int count, int k) : rows(count), k_max(k) {
                sum16 + r * k / kLanes};
 }
 
-void RowStore::prepare(const Kernels& kernels, const Phase& phase, int r, const float* x, int k) {
+void RowStore::prepare(const Kernels& kernels, const Phase& phase, const Forms& forms, int r, const float* x) {
   const int64_t at = int64_t(r) * k_max;
-  if (phase.need_f32) std::memcpy(f32 + at, x, k * sizeof(float));
-  if (phase.need_q8) kernels.quantize(x, k, Precision::Q8, q8 + at, nullptr, scale8 + at / kGroup, sum8 + at / kLanes);
-  if (phase.need_q16)
-    kernels.quantize(x, k, Precision::Q16, lo + at, hi + at, scale16 + at / kGroup, sum16 + at / kLanes);
+  const int k = phase.k;
+  if (forms.tiles) kernels.tiles->pack(x, k, r, tile_block_bytes(k), tiles);
+  if (forms.f32) std::memcpy(f32 + at, x, k * sizeof(float));
+  if (forms.q8) kernels.quantize(x, k, Precision::Q8, q8 + at, nullptr, scale8 + at / kGroup, sum8 + at / kLanes);
+  if (forms.q16) kernels.quantize(x, k, Precision::Q16, lo + at, hi + at, scale16 + at / kGroup, sum16 + at / kLanes);
 }
 
 static uint16_t to_bf16(float f) {  // round to nearest even; NaN stays NaN
@@ -45,9 +47,11 @@ static uint16_t to_bf16(float f) {  // round to nearest even; NaN stays NaN
   return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-// What a batch means for the phases: the sequence of each row, and attention cut into items.
+// What a batch means for the phases: the sequence and the role of each row, and attention cut into
+// items of one role.
 struct Item {
   int seq, head, row, rows;
+  bool tiled;
   int part = -1, split = -1;  // one part of a long row, and which Split it belongs to
 };
 // A row whose parts are computed apart: who finishes the last one merges them.
@@ -61,39 +65,51 @@ struct Program::Step {
   KvCache& kv;
   float* logits;
   std::vector<int> seq_of_row;
+  std::vector<int> order;  // rows: tiled ones (of prompts, where there are tiles), then the others
+  int tiled = 0;
   std::vector<Item> items;                  // costliest first
   std::vector<std::atomic<int>> next_item;  // one counter a layer
   std::vector<Split> splits;
   std::vector<std::atomic<int>> finished;  // parts of each split
   std::vector<float> partials;
 
-  Step(const Batch& b, KvCache& cache, float* out, const Shape& shape)
+  Step(const Batch& b, KvCache& cache, float* out, const Shape& shape, bool tiles)
       : batch(b), kv(cache), logits(out), seq_of_row(b.rows), next_item(shape.layers) {
-    constexpr int kBlock = 16;  // query rows of an item
-    int64_t floats = 0;
+    for (int s = 0; s < b.seqs; s++) {
+      const int begin = b.row_splits[s], end = b.row_splits[s + 1];
+      const int prompt = tiles ? std::clamp(b.prompt_len[s] - b.past[s], 0, end - begin) : 0;
+      std::fill(seq_of_row.begin() + begin, seq_of_row.begin() + end, s);
+      for (int r = begin; r < begin + prompt; r++) order.push_back(r);
+      tiled += prompt;
+      cut(s, begin, begin + prompt, true, shape);
+      cut(s, begin + prompt, end, false, shape);
+    }
     for (int s = 0; s < b.seqs; s++)
-      for (int r = b.row_splits[s]; r < b.row_splits[s + 1]; r++) {
-        seq_of_row[r] = s;
-        if ((r - b.row_splits[s]) % kBlock) continue;
-        for (int head = 0; head < shape.kv_heads; head++)
-          add_item({s, head, r, std::min(kBlock, b.row_splits[s + 1] - r)}, shape, floats);
-      }
+      for (int r = b.row_splits[s]; r < b.row_splits[s + 1]; r++)
+        if (!tiles || b.positions[r] >= b.prompt_len[s]) order.push_back(r);
     const auto keys = [&](const Item& x) { return x.part >= 0 ? kPart : int64_t(b.positions[x.row] + 1) * x.rows; };
     std::stable_sort(items.begin(), items.end(), [&](const Item& x, const Item& y) { return keys(x) > keys(y); });
-    partials.resize(floats);
     finished = std::vector<std::atomic<int>>(splits.size());
     for (auto& counter : finished) counter.store(0, std::memory_order_relaxed);
     for (auto& counter : next_item) counter.store(0, std::memory_order_relaxed);
   }
 
+  // Rows [begin, end) of sequence s as items: tiled ones end with a window of kTileRows positions.
+  void cut(int s, int begin, int end, bool tiled, const Shape& shape) {
+    for (int r = begin, n; r < end; r += n) {
+      n = std::min(tiled ? kTileRows - batch.positions[r] % kTileRows : 16, end - r);
+      for (int head = 0; head < shape.kv_heads; head++) add_item({s, head, r, n, tiled}, shape);
+    }
+  }
+
   // A single row over many keys becomes an item for each part, so that all threads can help.
-  void add_item(Item item, const Shape& shape, int64_t& floats) {
+  void add_item(Item item, const Shape& shape) {
     const int parts = batch.positions[item.row] / kPart + 1;
-    if (item.rows > 1 || parts == 1) return items.push_back(item);
+    if (item.tiled || item.rows > 1 || parts == 1) return items.push_back(item);
     item.split = int(splits.size());
     for (item.part = 0; item.part < parts; item.part++) items.push_back(item);
-    splits.push_back({parts, floats});
-    floats += partial_step(shape) * parts;
+    splits.push_back({parts, int64_t(partials.size())});
+    partials.resize(partials.size() + partial_step(shape) * parts);
   }
   static int64_t partial_step(const Shape& shape) {
     return int64_t(shape.heads / shape.kv_heads) * partial_floats(shape.head_dim);
@@ -116,6 +132,7 @@ struct Worker {
 
   void walk() noexcept {
     auto last = std::chrono::steady_clock::now();
+    if (step.tiled) kernels.tiles->begin();
     for (size_t i = 0; i < p.phases_.size(); i++) {
       const Phase& phase = p.phases_[i];
       run(phase);
@@ -125,6 +142,7 @@ struct Worker {
       p.times_[i] += std::chrono::duration_cast<std::chrono::nanoseconds>(now - last).count();
       last = now;
     }
+    if (step.tiled) kernels.tiles->end();
   }
 
   int count(const Phase& phase) const { return phase.out_rows ? step.batch.outs : step.batch.rows; }
@@ -162,57 +180,75 @@ struct Worker {
       gather_column(w.format, w.packed, w.k, step.batch.input_ids[r], p.row(phase.out, r));
   }
 
+  // Of the rows of a linear phase, in the order of the step, the first tiled(phase) are tiled.
+  int tiled(const Phase& phase) const { return phase.out_rows ? 0 : step.tiled; }
+  int batch_row(const Phase& phase, int i) const { return phase.out_rows ? i : step.order[i]; }
+  // Where row i of that order lies in a tile.
+  static int tile_row(int tiled, int i) {
+    return i < tiled ? i : i - tiled + (tiled + kTileRows - 1) / kTileRows * kTileRows;
+  }
+
   // The rows of a linear phase in the forms its products read. Few rows: every thread prepares
   // them all for itself, which is cheaper than a barrier. Many: dealt out, then a barrier.
-  const Row* load(const Phase& phase, RowStore& shared) {
-    const int n = count(phase);
-    int k = 0;
-    for (const Product& product : phase.products) k = std::max(k, product.weight.k);
+  const RowStore& load(const Phase& phase, RowStore& shared) {
+    const int n = count(phase), prompts = tiled(phase);
     const bool few = n <= 4;
     RowStore& to = few ? scratch.few : shared;
     const auto [begin, end] = few ? std::pair{0, n} : share(n);
-    for (int r = begin; r < end; r++) {
+    for (int i = begin; i < end; i++) {
+      const int r = batch_row(phase, i);
       const float* x = p.row(phase.in, phase.select ? step.batch.out_rows[r] : r);
       if (phase.norm) {
-        kernels.rms_norm(x, phase.op.weight.data(), phase.op.length, k, phase.op.eps, scratch.normed.data());
+        kernels.rms_norm(x, phase.op.weight.data(), phase.op.length, phase.k, phase.op.eps, scratch.normed.data());
         x = scratch.normed.data();
       }
-      to.prepare(kernels, phase, r, x, k);
+      to.prepare(kernels, phase, i < prompts ? phase.prompt_forms : phase.reply_forms, i, x);
     }
     if (!few) p.team_.barrier();
-    return to.rows.data();
+    return to;
   }
 
-  void multiply(const Product& product, const Unit& unit, const Row* x, int n, float* tile) {
+  // One panel meets the rows of both roles before the next one is read.
+  void multiply(const Phase& phase, const Product& product, const Unit& unit, const RowStore& x, float* tile) {
     const Weight& w = product.weight;
+    const int n = count(phase), prompts = tiled(phase);
+    const TileKernels::LinearFn tiles = p.tiled(phase, w);
+    const auto plain = [&](const uint8_t* panel, int begin, int end, float* to) {
+      kernels.linear[int(w.format)](panel, w.k, x.rows.data() + begin, end - begin, product.precision,
+                                    to + int64_t(tile_row(prompts, begin)) * p.max_unit_, p.max_unit_,
+                                    scratch.unpacked_memory.data());
+    };
     for (int c = 0; c < unit.columns; c += kPanel) {
       const uint8_t* panel = w.packed + int64_t((unit.column + c) / kPanel) * w.panel_bytes;
-      kernels.linear[int(w.format)](panel, w.k, x, n, product.precision, tile + c, p.max_unit_,
-                                    scratch.unpacked_memory.data());
+      if (prompts && tiles)
+        tiles(panel, w.k, x.tiles, tile_block_bytes(phase.k), prompts, tile + c, p.max_unit_,
+              scratch.tile_kernels.data());
+      else if (prompts) plain(panel, 0, prompts, tile + c);
+      if (n > prompts) plain(panel, prompts, n, tile + c);
     }
     if (!product.bias.empty())
-      for (int r = 0; r < n; r++) {
-        float* y = tile + int64_t(r) * p.max_unit_;
+      for (int i = 0; i < n; i++) {
+        float* y = tile + int64_t(tile_row(prompts, i)) * p.max_unit_;
         kernels.add(y, product.bias.data() + unit.column, unit.columns, y);
       }
   }
 
   void linear(const Phase& phase) {
-    const int n = count(phase);
+    const int n = count(phase), prompts = tiled(phase);
     if (n == 0) return;  // a chunk of a prompt that wants no logits skips the head
-    const Row* x = load(phase, *p.shared_rows_);
+    const RowStore& x = load(phase, *p.shared_rows_);
     float* tile = scratch.tile(0, p.max_rows, p.max_unit_);
     float* second = scratch.tile(1, p.max_rows, p.max_unit_);
     for (int u = phase.first_unit[id]; u < phase.first_unit[id + 1]; u++) {
       const Unit& unit = phase.units[u];
       const Product& product = phase.products[unit.product];
-      multiply(product, unit, x, n, tile);
-      if (product.partner >= 0) multiply(phase.products[product.partner], unit, x, n, second);
-      for (int r = 0; r < n; r++) {
-        float* y = tile + int64_t(r) * p.max_unit_;
-        for (const RowOp& op : product.epilogue)
-          apply(op, y, second + int64_t(r) * p.max_unit_, r, unit.column, unit.columns);
-        deliver(product, y, r, unit.column, unit.columns);
+      multiply(phase, product, unit, x, tile);
+      if (product.partner >= 0) multiply(phase, phase.products[product.partner], unit, x, second);
+      for (int i = 0; i < n; i++) {
+        const int r = batch_row(phase, i);
+        const int64_t at = int64_t(tile_row(prompts, i)) * p.max_unit_;
+        for (const RowOp& op : product.epilogue) apply(op, tile + at, second + at, r, unit.column, unit.columns);
+        deliver(product, tile + at, r, unit.column, unit.columns);
       }
     }
   }
@@ -277,7 +313,8 @@ struct Worker {
                                H,
                                first,
                                scratch.parts.data()};
-      if (item.part < 0) kernels.attention(work);
+      if (item.tiled) kernels.tiles->attention(work, scratch.tile_kernels.data());
+      else if (item.part < 0) kernels.attention(work);
       else attend_part(item, work);
     }
   }
@@ -315,7 +352,7 @@ void Program::step(const Batch& batch, KvCache& kv, float* logits) {
     throw std::logic_error("this model was loaded before a fork: load it in the process that uses it");
   std::lock_guard lock(one_step_);
   check(batch, kv);
-  Step state(batch, kv, logits, shape);
+  Step state(batch, kv, logits, shape, kernels_.tiles != nullptr);
   const int64_t parts = int64_t(batch.max_pages) * kPage / kPart + 1;
   for (auto& scratch : scratch_) {  // nothing allocates inside
     scratch->pages.resize(batch.max_pages);

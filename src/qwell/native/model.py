@@ -96,9 +96,10 @@ class NativeModel:
 
         Raises ValueError for a batch out of bounds (an id, a page, more than max_rows rows)."""
         logits = np.empty((len(batch.out_rows), self.config.vocab_size), np.float32)
-        parts = (batch.input_ids, batch.row_splits, batch.past, batch.positions, batch.out_rows)
+        parts = (batch.input_ids, batch.row_splits, batch.past, batch.prompt_len)
         table: Any = batch.page_table
-        self._program.step(*parts, table, batch.kv, logits)
+        rows = (batch.positions, batch.out_rows)
+        self._program.step(*parts, *rows, table, batch.kv, logits)
         return logits
 
 

@@ -1,0 +1,87 @@
+// Python's view of single tiled kernels: checks, buffers in the layout of kernels.h, no algorithm.
+#include "tile_bindings.h"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <vector>
+
+#include "dispatch.h"
+#include "memory.h"
+#include "tile_scratch.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace qwell {
+namespace {
+
+using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using OutMatrix = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Pages = nb::ndarray<const uint16_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+
+void require(bool condition, const char* what) {
+  if (!condition) throw std::invalid_argument(what);
+}
+
+const TileKernels& tiles_named(const std::string& isa) {
+  const Kernels& kernels = kernels_named(isa);
+  require(kernels.tiles != nullptr, "this instruction set has no tiles");
+  return *kernels.tiles;
+}
+
+void tile_linear(const std::string& isa, Format format, Bytes packed, int n, Matrix x, OutMatrix out) {
+  const TileKernels& tiles = tiles_named(isa);
+  const FormatInfo info = format_info(format);
+  const int rows = int(x.shape(0)), k = int(x.shape(1)), panels = (n + kPanel - 1) / kPanel;
+  const int64_t panel_bytes = int64_t(k) / info.block_inputs * info.block_bytes;
+  const int blocks = (rows + kTileRows - 1) / kTileRows;
+  require(tiles.linear[int(format)] != nullptr, "this format has no tiled form");
+  require(rows > 0 && k > 0, "x is empty");
+  require(k % (info.integer ? std::max(info.block_inputs, kGroup) : 2) == 0, "k is not a whole number of blocks");
+  require(int64_t(packed.shape(0)) >= panels * panel_bytes, "the packed matrix is too short");
+  require(int(out.shape(0)) == blocks * kTileRows && int(out.shape(1)) == panels * kPanel,
+          "out must be [rows padded to 32, panels * 32]");
+  Region a(blocks * tile_block_bytes(k), false), scratch(TileScratch::bytes(1, kLanes), false);
+  for (int r = 0; r < rows; r++) tiles.pack(x.data() + int64_t(r) * k, k, r, tile_block_bytes(k), a.data());
+  tiles.begin();
+  for (int p = 0; p < panels; p++)
+    tiles.linear[int(format)](packed.data() + p * panel_bytes, k, a.data(), tile_block_bytes(k), rows,
+                              out.data() + p * kPanel, out.shape(1), scratch.data());
+  tiles.end();
+}
+
+void tile_attention(const std::string& isa, Matrix q, Pages pages, int head_dim, int first_position, OutMatrix out) {
+  const TileKernels& tiles = tiles_named(isa);
+  require(head_dim > 0 && head_dim % kLanes == 0 && head_dim <= kMaxHeadDim, "head_dim is not a multiple of 16");
+  const int rows = int(q.shape(0)), group = int(q.shape(1)) / head_dim;
+  const int64_t width = q.shape(1);
+  require(width == group * head_dim && rows > 0 && first_position >= 0, "q must be [rows, group * head_dim]");
+  require(pages.shape(1) == 2 && int(pages.shape(2)) == head_dim * kPage, "pages must be [n, 2, head_dim * 64]");
+  require(first_position + rows <= int(pages.shape(0)) * kPage, "fewer pages than positions");
+  require(out.shape(0) == q.shape(0) && out.shape(1) == q.shape(1), "out must have the shape of q");
+  std::vector<const uint16_t*> at;
+  for (size_t i = 0; i < pages.shape(0); i++) at.push_back(pages.data() + i * 2 * head_dim * kPage);
+  Region scratch(TileScratch::bytes(group, head_dim), false);
+  tiles.begin();
+  for (int r = 0, n; r < rows; r += n) {
+    n = std::min(kTileRows - (first_position + r) % kTileRows, rows - r);
+    tiles.attention(
+        {q.data() + r * width, out.data() + r * width, width, at.data(), n, group, head_dim, first_position + r},
+        scratch.data());
+  }
+  tiles.end();
+}
+
+}  // namespace
+
+void bind_tiles(nb::module_& m) {
+  m.def("tile_linear", &tile_linear, "isa"_a, "format"_a, "packed"_a, "n"_a, "x"_a, "out"_a.noconvert());
+  m.def("tile_attention", &tile_attention, "isa"_a, "q"_a, "pages"_a, "head_dim"_a, "first_position"_a,
+        "out"_a.noconvert());
+}
+
+}  // namespace qwell
