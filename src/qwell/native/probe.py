@@ -107,10 +107,14 @@ class Probe:
         num_threads: int | None = None,
         *,
         room: int | None = None,
-        buffer_bytes: int = BUFFER_BYTES,
+        buffer_bytes: int | None = None,
     ) -> None:
-        """room: bytes of memory that are free, if known; at most a quarter is taken, fewer
-        threads or buffers below 64 MB raise MemoryBudgetError."""
+        """num_threads: by default what this process may use. room: bytes of memory that are free,
+        if known; a quarter is taken at most. buffer_bytes: BUFFER_BYTES if not given.
+
+        Raises UsageError for a number of threads the core does not take, MemoryBudgetError for
+        room below 0.5 GB and for threads the system refuses."""
+        buffer_bytes = buffer_bytes or BUFFER_BYTES
         if room is not None and room // 8 < buffer_bytes:
             buffer_bytes = room // 8
             if buffer_bytes < _LEAST_BYTES:
