@@ -38,8 +38,8 @@ fix: $(VENV)/.dev  ## what lint can mend by itself
 sanitize: $(VENV)/.dev  ## the native tests under the address and undefined-behaviour sanitizers
 	@tools/sanitize.sh
 
-bench: $(VENV)/.built  ## speed of MODEL on this machine
-	@$(BIN)/python benchmarks/bench.py $(MODEL)
+bench: $(VENV)/.built  ## speed of MODEL, and how near it is to what this machine gives at best
+	@$(BIN)/qwell bench $(MODEL)
 
 bench-peers: $(VENV)/.built  ## the same work on llama.cpp and here, alternated
 	@tools/bench_peers.sh $(MODEL)

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.native.handwritten import open_handwritten
 
-from bench import measure
+from peers.ours import measure
 from qwell.engine.load import load
 from qwell.hub import store
 from qwell.hub.resolve import resolve

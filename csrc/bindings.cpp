@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <system_error>
 
+#include "bind_probe.h"
 #include "cpu.h"
 #include "program.h"
 #include "tile_bindings.h"
@@ -299,4 +300,6 @@ NB_MODULE(_core, m) {
       .def_prop_ro("isa", [](const Program& p) { return std::string(p.isa()); })
       .def_prop_ro("weight_bytes", &Program::weight_bytes)
       .def_prop_ro("scratch_bytes", &Program::scratch_bytes);
+
+  bind_probe(m);
 }

@@ -11,13 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
-import sys
 from pathlib import Path
 from statistics import median
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from ours import measure
 
-from bench import measure
 from qwell.engine.load import load
 from qwell.hub.resolve import resolve
 

@@ -145,3 +145,22 @@ class Program:
 
     @property
     def scratch_bytes(self) -> int: ...
+
+class Probe:
+    """What memory and arithmetic give at best; one call, one measurement."""
+
+    def __init__(self, threads: int, bytes: int, isa: str) -> None: ...
+
+    def read(self, readers: int, huge: bool, streams: int, ahead: int) -> float:
+        """
+        Bytes a second of one pass over the buffer on 4 KB or (huge) 2 MB pages.
+        """
+
+    def peak(self, kind: str, seconds: float) -> float:
+        """
+        Operations a second on registers: f32, int8, bf16, amx_int8 or amx_bf16; 0 if not here.
+        """
+
+    @staticmethod
+    def clock() -> float:
+        """Cycles a second, from dependent additions over about 1 ms."""

@@ -139,6 +139,29 @@ def test_impossible_option(run: Run, model: Path, options: list[str], code: int,
     assert_refused(run("run", model, "Hi", *options), code, word)
 
 
+BENCHES: list[tuple[list[str], int, str]] = [
+    (["--batch", "0"], USAGE, "--batch"),
+    (["--batch", "1,,4"], USAGE, "--batch"),
+    (["--batch", "many"], USAGE, "--batch"),
+    (["--batch", "256"], USAGE, "255"),
+    (["--threads", "0"], USAGE, "--threads"),
+    (["--threads", "2000"], USAGE, "1024"),
+    (["--prompt-tokens", "0"], USAGE, "--prompt-tokens"),
+    (["--prompt-tokens", "some"], USAGE, "--prompt-tokens"),
+    (["--prompt-tokens", "500"], USAGE, "512"),
+    (["--prompt-tokens", "9" * 30], USAGE, "512"),
+    (["--gen-tokens", "-1"], USAGE, "--gen-tokens"),
+    (["--repeat", "0"], USAGE, "--repeat"),
+    (["--batches", "1"], USAGE, "did you mean --batch"),
+    (["again"], USAGE, "one argument too many"),
+]
+
+
+@pytest.mark.parametrize("options, code, word", BENCHES, ids=lambda v: str(v)[:40])
+def test_impossible_bench(run: Run, model: Path, options: list[str], code: int, word: str) -> None:
+    assert_refused(run("bench", model, *options), code, word)
+
+
 TEMPLATES = [
     (b"{% for m in messages %}", "template"),
     (b"{{ messages[0].nothing.at_all }}", "template"),
@@ -178,6 +201,8 @@ COMMANDS: list[tuple[list[str], int, str]] = [
     (["show", "qwen2.5:7b", "--program"], MISSING, "qwell pull qwen2.5:7b"),
     (["chat", "nope"], MISSING, "no model is called"),
     (["verify", "nope"], MISSING, "no model is called"),
+    (["bench", "nope"], MISSING, "no model is called"),
+    (["bench"], USAGE, "MODEL"),
     (["rm", "qwen2.5:7b"], MISSING, "qwell list"),
 ]
 

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from qwell.cli import doctor
+from qwell.native import probe
 from tests.cli.tiny import Run, tree
+
+
+@pytest.fixture(autouse=True)
+def small_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "BUFFER_BYTES", 4 << 20)
 
 
 def test_a_sound_machine(run: Run, home: Path) -> None:
@@ -16,6 +22,7 @@ def test_a_sound_machine(run: Run, home: Path) -> None:
     assert result.code == 0, result
     named = {line[5:19].strip() for line in result.out.splitlines()}
     assert named >= {"python", "packages", "kernels", "cpu", "threads", "cores", "memory", "disk"}
+    assert named >= {"clock", "read", "compute"}
     assert "QWELL_OFFLINE" in result.out
     assert tree(home) == before
 

@@ -1,7 +1,7 @@
 """`qwell doctor`: what this machine offers qwell, one line a fact, and what is broken.
 
 A line marked FAIL is essential, and the exit code is 1; "warn" costs speed or waits for a network.
-It writes nothing and loads no model.
+It writes nothing and loads no model. Measuring what memory and arithmetic give takes it 3 s.
 """
 
 from __future__ import annotations
@@ -40,7 +40,17 @@ def doctor() -> None:
 
 
 def _findings() -> Iterator[Finding]:
-    for check in (_python, _packages, _native, _cores, _memory, _huge_pages, _home, _sources):
+    for check in (
+        _python,
+        _packages,
+        _native,
+        _cores,
+        _memory,
+        _huge_pages,
+        _ceilings,
+        _home,
+        _sources,
+    ):
         try:
             yield from check()
         except Exception as error:  # a broken machine must not break its own diagnosis
@@ -134,6 +144,18 @@ def _huge_pages() -> Iterator[Finding]:
         return
     advice = "" if mode != "never" else f"; 'madvise' in {path} makes reading weights faster"
     yield Finding("huge pages", mode + advice, WARN if mode == "never" else OK)
+
+
+def _ceilings() -> Iterator[Finding]:
+    from qwell.cli.ceilings import facts
+    from qwell.engine.memory import available_bytes
+    from qwell.native.probe import measure
+
+    try:
+        for name, text in facts(measure(room=available_bytes())):
+            yield Finding(name, text)
+    except QwellError as error:
+        yield Finding("ceilings", str(error), WARN)
 
 
 def _home() -> Iterator[Finding]:

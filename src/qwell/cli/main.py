@@ -30,6 +30,7 @@ COMMANDS = {
     "rm": ("qwell.cli.rm:rm", "Delete a model and what was packed from it."),
     "tokenize": ("qwell.cli.tokenize:tokenize", "Show how a model reads a text."),
     "verify": ("qwell.cli.verify:verify", "Compare the program with its float32 reference."),
+    "bench": ("qwell.cli.bench:bench", "Measure speed, and how near it is to the machine's best."),
     "doctor": ("qwell.cli.doctor:doctor", "Check this machine and this installation."),
 }
 

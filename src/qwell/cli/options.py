@@ -63,6 +63,11 @@ def positive(value: str) -> int:
     return int(value)
 
 
+def positives(value: str) -> tuple[int, ...]:
+    """Whole numbers from 1, with commas between them."""
+    return tuple(positive(part.strip()) for part in value.split(","))
+
+
 def text(value: str) -> str:
     """The argument read as UTF-8, whatever the locale; Python keeps stray bytes as surrogates."""
     try:
@@ -147,6 +152,23 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         _number("--windows", "stretches of text to measure on (8)"),
         _number("--window-tokens", "tokens of each (512)"),
         Option("--text", metavar="FILE", help="text to measure on"),
+        THREADS,
+        INT8,
+        AS_JSON,
+    ),
+    "bench": (
+        MODEL,
+        _number("--prompt-tokens", "tokens of each prompt (512)"),
+        _number("--gen-tokens", "tokens of each reply after its first (128)"),
+        Option(
+            "--batch",
+            type=positives,
+            metavar="N,N",
+            help="requests at a time, each number a run of its own (1,4,16)",
+        ),
+        _number("--repeat", "runs of each; medians are shown (3)"),
+        Option("--greedy", action="store_true", help="always the likeliest token"),
+        Option("--kl", action="store_true", help="measure the divergence from float32 as well"),
         THREADS,
         INT8,
         AS_JSON,

@@ -16,10 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwell.checkpoint import open_checkpoint
+from qwell.checkpoint.tensor import Checkpoint
+from qwell.engine.llm import LLM
 from qwell.engine.load import load
+from qwell.engine.packed import packed_folder
 from qwell.engine.types import Backend
-from qwell.errors import UsageError
+from qwell.errors import StorageError, UsageError
 from qwell.eval.divergence import F32, Divergence, Rows, compare, summarise
+from qwell.eval.recorded import record
 from qwell.eval.report import Report
 from qwell.eval.text import EvalText, find_text
 from qwell.hub.resolve import resolve
@@ -50,7 +54,8 @@ def verify(
     """Loads `model` (what `qwell.load` takes) and measures both of its paths.
 
     text is a file, see `find_text` for None. The reference needs the memory of its largest matrix
-    in float32 and about 12 s a window for a 0.5B on two cores. progress gets a line a stage.
+    in float32 and about 12 s a window for a 0.5B on two cores. progress gets a line a stage. The
+    report is kept beside the packed weights, where `qwell bench` finds it.
     Raises what `qwell.load` and `find_text` raise, UsageError for a text too short.
     """
     start = time.perf_counter()
@@ -61,7 +66,7 @@ def verify(
     weights = build_weights(checkpoint.config, checkpoint.tensors)
     ids = cut_windows(llm.tokenizer, found, windows, window_tokens)
     paths = measure(weights, llm.backend, ids, progress)
-    return Report(
+    report = Report(
         model=llm.name,
         backend=_describe(llm.backend),
         text=found.name,
@@ -71,6 +76,17 @@ def verify(
         paths=paths,
         seconds=time.perf_counter() - start,
     )
+    try:
+        record(packed_folder(resolve(model), int8=int8), report)
+    except StorageError as error:  # the report itself is whole
+        (progress or (lambda _: None))(f"not recorded for qwell bench: {error}")
+    return report
+
+
+def one_window(llm: LLM, checkpoint: Checkpoint, tokens: int) -> dict[str, Divergence]:
+    """Both paths of a loaded model on one short window: a hint in seconds, not a verdict."""
+    weights = build_weights(checkpoint.config, checkpoint.tensors)
+    return measure(weights, llm.backend, cut_windows(llm.tokenizer, find_text(None), 1, tokens))
 
 
 def _describe(backend: Any) -> str:

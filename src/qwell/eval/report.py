@@ -92,7 +92,7 @@ class Report:
                 met = all(bar.is_met(found) for found in self.paths.values())
                 verdict = [_bound(bar), "ok" if met else "FAILED"]
             lines.append([label, *values, *verdict])
-        return f"{head}\n\n{_align(lines)}\n\n{'passed' if self.passed else 'FAILED'}"
+        return f"{head}\n\n{align(lines)}\n\n{'passed' if self.passed else 'FAILED'}"
 
 
 _FACTS = ("model", "backend", "text", "text_sha256", "windows", "window_tokens", "seconds")
@@ -131,7 +131,7 @@ def _bound(bar: Bar) -> str:
     return f"<= {bar.at_most:g}" if "kl" in bar.figure else f"within {100 * bar.at_most:g} %"
 
 
-def _align(lines: list[list[str]]) -> str:
+def align(lines: list[list[str]]) -> str:
     """Columns padded to their widest cell: the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(

@@ -1,0 +1,39 @@
+"""What `verify` found last of a packed model, kept beside its weights: `verify.json`.
+
+It goes with the pack, so it never outlives the files it speaks of, and another version of qwell
+does not believe it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from qwell.eval.report import Report
+from qwell.hub import store
+
+_NAME = "verify.json"
+
+
+def record(folder: Path, report: Report) -> None:
+    """Replaces what is kept of the pack in `folder`. Raises StorageError."""
+    path = folder / _NAME
+    about = {"qwell": version("qwell"), "date": date.today().isoformat()}
+    text = json.dumps(about | report.to_dict(), indent=1)
+    with store.writing(path):
+        path.with_suffix(".tmp").write_text(text, encoding="utf-8")
+        path.with_suffix(".tmp").replace(path)
+
+
+def recorded(folder: Path) -> Mapping[str, Any] | None:
+    """The report as `Report.to_dict` gave it, and its "date"; None if there is none of this
+    version."""
+    try:
+        found = json.loads((folder / _NAME).read_text(encoding="utf-8"))
+        return found if found["qwell"] == version("qwell") else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
