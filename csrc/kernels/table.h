@@ -4,6 +4,7 @@
 #include "attention.h"
 #include "linear.h"
 #include "rows.h"
+#include "sampling.h"
 
 #define QWELL_KERNEL_TABLE(name)                                                                        \
   {name,                                                                                                \
@@ -16,4 +17,8 @@
    rope,                                                                                                \
    silu_mul,                                                                                            \
    add,                                                                                                 \
-   attention}
+   attention,                                                                                           \
+   take,                                                                                                \
+   weigh,                                                                                               \
+   sum_from,                                                                                            \
+   sum_exp}
