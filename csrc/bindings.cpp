@@ -27,6 +27,8 @@ using Table = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Pages = nb::ndarray<const uint16_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 
+void bind_sampler(nb::module_& m);  // bind_sampler.cpp
+
 static std::vector<float> copy(const Floats& a) { return {a.data(), a.data() + a.shape(0)}; }
 static void require(bool condition, const char* what) {
   if (!condition) throw std::invalid_argument(what);
@@ -302,4 +304,5 @@ NB_MODULE(_core, m) {
       .def_prop_ro("scratch_bytes", &Program::scratch_bytes);
 
   bind_probe(m);
+  bind_sampler(m);
 }

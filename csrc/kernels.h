@@ -29,6 +29,12 @@
 //   result o[d] / sum. Keys and values are bf16.
 // exp: n = round_to_even(x * log2(e)); r = fma(n, -ln2_lo, fma(n, -ln2_hi, x)); polynomial of
 //   degree 6 in Horner form by fma; times 2^n. Arguments below -87 give 0, above 88 are clamped.
+// sampling, rows of float32 logits in blocks of 128. A weight is a whole number of units, 2^30 units
+//   for the most likely token, so that sums are exact in any order; below 2^-31 of it a weight is 0,
+//   which is less than a ten-thousandth of the probability in all:
+//     y = max((x - top) * scale, -32), scale = float(log2(e) / temperature); n = round_to_even(y)
+//     weight = round_to_even(p(y - n) * 2^(n + 30)), p of degree 5 near 2^f, Horner by fma
+//   sum_exp: sixteen-lane sums of exp(x - top) over each block, added in double in their order.
 // What is not finite stays so: a score that is not finite makes the sum of its query NaN.
 //
 // Where the CPU multiplies tiles, prompt rows use a second formula, here called tiled. A tile
@@ -64,6 +70,9 @@ struct Row {
 };
 
 enum class Precision : int { Q8, Q16 };
+
+constexpr int kBlock = 128;    // logits a maximum and a sum stand for
+constexpr int kUnitBits = 30;  // a weight of 1 in units: 2^30
 
 // What one attention item reads and writes: `rows` query rows of one sequence and one kv head.
 struct AttentionItem {
@@ -110,6 +119,15 @@ struct Kernels {
   void (*attention)(const AttentionItem&);
   void (*attention_part)(const AttentionItem&, int part, float* to);
   void (*attention_merge)(const AttentionItem&, const float* parts, int count, int r);
+  // Copies blocks of logits and their maxima, -infinity where the bit of `allow` (if there is one)
+  // is 0. False if a logit, allowed or not, is NaN or +infinity. The copy may be x itself.
+  bool (*take)(const float* x, const uint32_t* allow, int blocks, float* copy, float* maxima);
+  // Logits become weights (int32) in place, with the sum of each block. A block whose weights are all 0
+  // gets the sum 0 and keeps its logits.
+  void (*weigh)(float* x, const float* maxima, int blocks, float top, float scale, uint64_t* sums);
+  // Sums again, of the weights that are `least` or more; a block with sum 0 is not looked at.
+  void (*sum_from)(const int32_t* weights, int blocks, int32_t least, uint64_t* sums);
+  double (*sum_exp)(const float* x, int blocks, float top);
   const TileKernels* tiles = nullptr;  // null: prompt rows are computed like reply rows
 };
 

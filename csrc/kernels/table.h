@@ -4,6 +4,7 @@
 #include "attention.h"
 #include "linear.h"
 #include "rows.h"
+#include "sampling.h"
 
 #define QWELL_KERNEL_TABLE(name)                                                                        \
   {name,                                                                                                \
@@ -18,4 +19,8 @@
    add,                                                                                                 \
    attention,                                                                                           \
    attention_part,                                                                                      \
-   attention_merge}
+   attention_merge,                                                                                     \
+   take,                                                                                                \
+   weigh,                                                                                               \
+   sum_from,                                                                                            \
+   sum_exp}

@@ -164,3 +164,29 @@ class Probe:
     @staticmethod
     def clock() -> float:
         """Cycles a second, from dependent additions over about 1 ms."""
+
+NOT_FINITE: int = -1
+
+NOTHING_LEFT: int = -2
+
+class Sampler:
+    """One request's rule of choice, and the tokens its penalties count."""
+
+    def __init__(self, *, vocab: int, prompt: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], temperature: float, top_p: float, min_p: float, top_k: int, repetition: float, presence: float, frequency: float, seed: int, choice: int, min_tokens: int, bias: Sequence[tuple[int, float]], stop_ids: Sequence[int]) -> None: ...
+
+    def push(self, token: int) -> None:
+        """The reply has this token."""
+
+    @property
+    def position(self) -> int:
+        """How many tokens prompt and reply have."""
+
+def sample(samplers: Sequence[Sampler], logits: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], masks: Sequence[Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None]) -> list[int]:
+    """
+    The next token of each row, or NOT_FINITE or NOTHING_LEFT; bit t % 32 of word t / 32 of a mask allows t.
+    """
+
+def largest(x: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], n: int) -> list[int]:
+    """The ids of the n largest, largest first, ties to the lowest id."""
+
+def log_sum_exp(x: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> float: ...

@@ -3,6 +3,7 @@
 
 #include <immintrin.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -47,6 +48,37 @@ struct V {
     __m256 at = _mm256_set1_ps(limit);
     return {_mm256_and_ps(_mm256_cmp_ps(x.a, at, _CMP_NLT_UQ), y.a),
             _mm256_and_ps(_mm256_cmp_ps(x.b, at, _CMP_NLT_UQ), y.b)};
+  }
+  static __m256 allow(__m256 x, int bits, __m256i which) {
+    __m256i set = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(bits), which), which);
+    return _mm256_blendv_ps(_mm256_set1_ps(-INFINITY), x, _mm256_castsi256_ps(set));
+  }
+  static F allow(F x, uint16_t bits) {
+    const __m256i which = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return {allow(x.a, bits, which), allow(x.b, bits, _mm256_slli_epi32(which, 8))};
+  }
+  static I loadi(const int32_t* p) {
+    const __m256i* q = reinterpret_cast<const __m256i*>(p);
+    return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
+  }
+  static void storei(int32_t* p, I x) {
+    __m256i* q = reinterpret_cast<__m256i*>(p);
+    _mm256_storeu_si256(q, x.a), _mm256_storeu_si256(q + 1, x.b);
+  }
+  static I keep_from(I x, I least) {
+    return {_mm256_andnot_si256(_mm256_cmpgt_epi32(least.a, x.a), x.a),
+            _mm256_andnot_si256(_mm256_cmpgt_epi32(least.b, x.b), x.b)};
+  }
+  using W = __m256i;
+  static W zerow() { return _mm256_setzero_si256(); }
+  static W addw(W sum, __m256i x) {
+    __m256i even = _mm256_and_si256(x, _mm256_set1_epi64x(0xffffffff));
+    return _mm256_add_epi64(sum, _mm256_add_epi64(even, _mm256_srli_epi64(x, 32)));
+  }
+  static W addw(W sum, I x) { return addw(addw(sum, x.a), x.b); }
+  static uint64_t sumw(W sum) {
+    __m128i two = _mm_add_epi64(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+    return uint64_t(_mm_cvtsi128_si64(two)) + uint64_t(_mm_extract_epi64(two, 1));
   }
   static __m256 power2(__m256 n) {
     __m256i bits = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));

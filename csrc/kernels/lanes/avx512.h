@@ -3,6 +3,7 @@
 
 #include <immintrin.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -31,6 +32,17 @@ struct V {
   static F zero_below(F x, float limit, F a) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, set1(limit), _CMP_NLT_UQ), a);
   }
+  static F allow(F a, uint16_t bits) { return _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), bits, a); }
+  static I loadi(const int32_t* p) { return _mm512_loadu_si512(p); }
+  static void storei(int32_t* p, I a) { _mm512_storeu_si512(p, a); }
+  static I keep_from(I a, I least) { return _mm512_maskz_mov_epi32(_mm512_cmpge_epi32_mask(a, least), a); }
+  using W = __m512i;
+  static W zerow() { return _mm512_setzero_si512(); }
+  static W addw(W sum, I a) {
+    W even = _mm512_and_si512(a, _mm512_set1_epi64(0xffffffff));
+    return _mm512_add_epi64(sum, _mm512_add_epi64(even, _mm512_srli_epi64(a, 32)));
+  }
+  static uint64_t sumw(W sum) { return uint64_t(_mm512_reduce_add_epi64(sum)); }
   static F scale2(F a, F n) {
     I bits = _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23);
     return mul(a, _mm512_castsi512_ps(bits));

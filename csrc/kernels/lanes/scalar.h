@@ -110,6 +110,23 @@ struct V {
   static void store_i8(int8_t* p, I a) {
     for (int i = 0; i < 16; i++) p[i] = int8_t(a.v[i]);
   }
+  // a where the bit of its lane is set, else -infinity
+  static F allow(F a, uint16_t bits) { EACH(F, bits >> i & 1 ? a.v[i] : -INFINITY); }
+  static I loadi(const int32_t* p) {
+    I r;
+    std::memcpy(r.v, p, 64);
+    return r;
+  }
+  static void storei(int32_t* p, I a) { std::memcpy(p, a.v, 64); }
+  static I keep_from(I a, I least) { EACH(I, a.v[i] >= least.v[i] ? a.v[i] : 0); }
+  // Sums of unsigned 32-bit lanes that do not wrap.
+  using W = uint64_t;
+  static W zerow() { return 0; }
+  static W addw(W sum, I a) {
+    for (int i = 0; i < 16; i++) sum += uint32_t(a.v[i]);
+    return sum;
+  }
+  static uint64_t sumw(W sum) { return sum; }
 #undef EACH
 
 #define EACH(expr)                                     \

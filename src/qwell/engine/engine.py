@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from qwell.engine.kv_cache import PagePool, pages_for
 from qwell.engine.reply import Reply
+from qwell.engine.sampler import sample
 from qwell.engine.types import F32, Backend, Request
 from qwell.errors import ContextLengthError, QwellError, UsageError
 from qwell.model.batch import Batch
@@ -130,11 +131,11 @@ class Engine:
 
     def _compute(self, plan: list[tuple[Reply, int]]) -> None:
         logits = self.backend.step(self._batch(plan))
-        row = 0
+        samplers = [r.sampler for r, count in plan if r.computed + count == len(r.tokens)]
+        rows = zip(sample(samplers, logits), logits, strict=True)
         for reply, count in plan:
             if reply.computed + count == len(reply.tokens):
-                self._advance(reply, logits[row])
-                row += 1
+                self._advance(reply, *next(rows))
             reply.computed += count  # last: an interrupt before it computes these rows again
 
     def logits(self, ids: Sequence[int], *, chunk: int = 64) -> Iterator[F32]:
@@ -205,9 +206,9 @@ class Engine:
         ends = [r.computed + count == len(r.tokens) for r, count in plan]
         return replace(batch, out_rows=batch.out_rows[ends])
 
-    def _advance(self, reply: Reply, logits: F32) -> None:
+    def _advance(self, reply: Reply, token: int | QwellError, logits: F32) -> None:
         try:
-            reply.accept(logits)
+            reply.accept(token, logits)
         except Exception as error:  # whatever it is, the others go on
             reply.error = error
         if reply.is_finished:

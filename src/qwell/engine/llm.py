@@ -165,7 +165,7 @@ class LLM:
         self.engine.check_ids(ids)
         for rows in self.logits(ids[:-1]) if len(ids) > 1 else ():
             for row in rows:
-                found[at] = log_softmax_at(row, np.array([ids[at]]))[0]
+                found[at] = log_softmax_at(row, [ids[at]])[0]
                 at += 1
         return found
 

@@ -11,11 +11,10 @@ from collections.abc import Iterable
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from qwell.engine.sampler import Sampler, largest, log_softmax_at
+from qwell.engine.sampler import largest, log_softmax_at, new_sampler
 from qwell.engine.stops import StopStrings
 from qwell.engine.types import F32, Completion, Piece, Request, Timings, TokenLogprob, Usage
+from qwell.errors import QwellError
 from qwell.text.detokenize import Detokenizer
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ class Reply:
         self.max_context, self.vocab_size = max_context, vocab_size
         self._tokenizer, self._load_ms = tokenizer, load_ms
         self._stop_ids = {*params.stop_token_ids, *(() if params.ignore_eos else eos_ids)}
-        self._sampler = Sampler(
+        self.sampler = new_sampler(
             params,
             request.prompt_ids,
             vocab_size=vocab_size,
@@ -108,14 +107,20 @@ class Reply:
         """The first step with a row of this reply begins now; later calls change nothing."""
         self._started = self._started or perf_counter()
 
-    def accept(self, logits: F32) -> None:
-        """Chooses the next token from its logits [V], extends the text, ends the reply if due."""
+    def accept(self, token: int | QwellError, logits: F32) -> None:
+        """Takes the token chosen from logits [V], extends the text, ends the reply if due.
+
+        Raises the error that came in place of a token.
+        """
+        if isinstance(token, QwellError):
+            raise token
         with self._lock:
-            self._extend(self._sampler.sample(logits), logits)
+            self._extend(token, logits)
 
     def _extend(self, token: int, logits: F32) -> None:
         self._token_times.append(perf_counter())
         self.tokens.append(token)
+        self.sampler.push(token)
         if self.params.logprobs is not None:
             self._logprobs.append(self._logprob(logits, token))
         if token in self._stop_ids:
@@ -167,8 +172,8 @@ class Reply:
 
     def _logprob(self, logits: F32, token: int) -> TokenLogprob:
         best = largest(logits[: self.vocab_size], self.params.logprobs or 0)
-        values = log_softmax_at(logits, np.append(best, token)).tolist()
-        top = tuple(self._named(int(i), value) for i, value in zip(best, values[:-1], strict=True))
+        values = log_softmax_at(logits, [*best, token]).tolist()
+        top = tuple(self._named(i, value) for i, value in zip(best, values[:-1], strict=True))
         return self._named(token, values[-1], top)
 
     def _named(
