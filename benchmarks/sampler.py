@@ -18,6 +18,7 @@ import numpy as np
 
 from qwell.engine.sampler import new_sampler, sample
 from qwell.engine.types import F32, SamplingParams
+from qwell.native.cpu import default_threads
 
 ROW, VOCAB, ROWS, PROMPT = 151_936, 151_665, (1, 4, 16), 2000
 USUAL = {"temperature": 0.7, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.05}
@@ -58,7 +59,7 @@ def measure(logits: F32, masked: bool, params: dict[str, Any], rounds: int) -> f
     times = []
     for _ in range(rounds):
         begin = perf_counter()
-        tokens = sample(samplers, logits, masks)
+        tokens = sample(samplers, logits, masks, default_threads())
         times.append(perf_counter() - begin)
         for sampler, token in zip(samplers, tokens, strict=True):
             sampler.push(token)  # the next draw has other random numbers and more to penalise

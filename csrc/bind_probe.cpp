@@ -1,5 +1,5 @@
 // Python's view of the probe: checks, and the GIL let go while it measures.
-#include "bind_probe.h"
+#include "bind.h"
 
 #include <nanobind/stl/string.h>
 
@@ -12,7 +12,7 @@ namespace nb = nanobind;
 using namespace nb::literals;
 using namespace qwell;
 
-void bind_probe(nb::module_& m) {
+void qwell::bind_probe(nb::module_& m) {
   const nb::call_guard<nb::gil_scoped_release> alone;
   nb::class_<Probe>(m, "Probe", "What memory and arithmetic give at best; one call, one measurement.")
       .def(

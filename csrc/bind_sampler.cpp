@@ -5,9 +5,14 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/vector.h>
 
+#include <atomic>
+#include <memory>
+#include <mutex>
 #include <stdexcept>
 
+#include "bind.h"
 #include "sampler.h"
+#include "team.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -17,12 +22,40 @@ using RowArray = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device:
 using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Ids = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
+constexpr size_t kRowsOfAThread = 2;  // fewer are done before a second thread has woken
+
 static void require(bool condition, const char* what) {
   if (!condition) throw std::invalid_argument(what);
 }
 
+// Rows are independent: workers take them from a counter.
+struct SampleJob {
+  const std::vector<const Sampler*>& samplers;
+  const float* logits;
+  size_t stride;
+  const std::vector<const uint32_t*>& allow;
+  std::vector<int> tokens;
+  std::atomic<size_t> next{0};
+
+  static void work(void* context, int) {
+    SampleJob& job = *static_cast<SampleJob*>(context);
+    for (size_t i; (i = job.next++) < job.samplers.size();)
+      job.tokens[i] = job.samplers[i]->sample(job.logits + i * job.stride, job.allow[i]);
+  }
+};
+
+// One team for all callers, who take turns; it sleeps between calls.
+static void run_by(int threads, SampleJob& job) {
+  static std::mutex mutex;
+  static std::unique_ptr<Team> team;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (!team || team->size() != threads) team = std::make_unique<Team>(threads);
+  team->run(SampleJob::work, &job);
+}
+
 static std::vector<int> sample(const std::vector<const Sampler*>& samplers, Rows logits,
-                               const std::vector<std::optional<Ids>>& masks) {
+                               const std::vector<std::optional<Ids>>& masks, int threads) {
+  require(threads >= 1, "sampling needs a thread");
   require(logits.shape(0) == samplers.size() && masks.size() == samplers.size(), "one row, sampler and mask each");
   std::vector<const uint32_t*> allow;
   for (size_t i = 0; i < samplers.size(); i++) {
@@ -32,13 +65,13 @@ static std::vector<int> sample(const std::vector<const Sampler*>& samplers, Rows
     allow.push_back(masks[i] ? reinterpret_cast<const uint32_t*>(masks[i]->data()) : nullptr);
   }
   nb::gil_scoped_release release;
-  std::vector<int> tokens;
-  for (size_t i = 0; i < samplers.size(); i++)
-    tokens.push_back(samplers[i]->sample(logits.data() + i * logits.shape(1), allow[i]));
-  return tokens;
+  SampleJob job{samplers, logits.data(), logits.shape(1), allow, std::vector<int>(samplers.size())};
+  if (threads == 1 || samplers.size() < kRowsOfAThread * 2) SampleJob::work(&job, 0);
+  else run_by(threads, job);
+  return job.tokens;
 }
 
-void bind_sampler(nb::module_& m) {
+void qwell::bind_sampler(nb::module_& m) {
   m.attr("NOT_FINITE") = int(Sampler::NotFinite);
   m.attr("NOTHING_LEFT") = int(Sampler::NothingLeft);
   nb::class_<Sampler>(m, "Sampler", "One request's rule of choice, and the tokens its penalties count.")
@@ -57,7 +90,7 @@ void bind_sampler(nb::module_& m) {
           "presence"_a, "frequency"_a, "seed"_a, "choice"_a, "min_tokens"_a, "bias"_a, "stop_ids"_a)
       .def("push", &Sampler::push, "token"_a, "The reply has this token.")
       .def_prop_ro("position", &Sampler::position, "How many tokens prompt and reply have.");
-  m.def("sample", &sample, "samplers"_a, "logits"_a.noconvert(), "masks"_a,
+  m.def("sample", &sample, "samplers"_a, "logits"_a.noconvert(), "masks"_a, "threads"_a = 1,
         "The next token of each row, or NOT_FINITE or NOTHING_LEFT; bit t % 32 of word t / 32 of a mask allows t.");
   m.def(
       "largest",

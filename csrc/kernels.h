@@ -26,7 +26,8 @@
 //   Every part of 1,024 keys is computed for itself, then the parts are merged in ascending order:
 //     new = max(top, part's top); a = exp(top - new); b = exp(part's top - new)
 //     sum = fma(sum, a, part's sum * b); o[d] = fma(o[d], a, part's o[d] * b)
-//   result o[d] / sum. Keys and values are bf16.
+//   result o[d] / sum. Keys and values are bf16;
+//   those of int8 pages are bf16(float(code) * scale), one scale for each 32 of d.
 // exp: n = round_to_even(x * log2(e)); r = fma(n, -ln2_lo, fma(n, -ln2_hi, x)); polynomial of
 //   degree 6 in Horner form by fma; times 2^n. Arguments below -87 give 0, above 88 are clamped.
 // sampling, rows of float32 logits in blocks of 128. A weight is a whole number of units, 2^30 units
@@ -76,15 +77,24 @@ constexpr int kUnitBits = 30;  // a weight of 1 in units: 2^30
 
 // What one attention item reads and writes: `rows` query rows of one sequence and one kv head.
 struct AttentionItem {
-  const float* q;                // first query row, first query head of the group
-  float* out;                    // same place in the output
-  int64_t stride;                // floats between rows of q and of out
-  const uint16_t* const* pages;  // pages[b]: keys [H][64] then values [64][H] of this kv head
+  const float* q;               // first query row, first query head of the group
+  float* out;                   // same place in the output
+  int64_t stride;               // floats between rows of q and of out
+  const uint8_t* const* pages;  // of this kv head, as kv_page_bytes draws them
   int rows, group, head_dim;
   int first_position;  // of the first row; row r sees keys 0 .. first_position + r
-  float* scratch;      // partial results of one row: [parts][group][partial_floats(head_dim)]
+  bool int8;           // pages
+  float* scratch;      // [rows + 1][group][partial_floats(head_dim)]
+  uint16_t* unpacked;  // int8: room for the pages of one part in bf16
 };
 inline int partial_floats(int head_dim) { return head_dim + kLanes; }
+
+// A page of one kv head in bf16: keys [H][64], values [64][H]. In int8: codes of keys [H][64], their
+// scales [G][64] in bf16, codes of values [64][H], their scales [64][G], for G groups of up to 32 of d.
+inline int kv_groups(int head_dim) { return (head_dim + 31) / 32; }
+inline int64_t kv_page_bytes(int head_dim, bool int8) {
+  return int64_t(2) * kPage * (int8 ? head_dim + 2 * kv_groups(head_dim) : 2 * head_dim);
+}
 
 // Prompt rows over tiles. A ("the left operand") holds packed rows: blocks of 32 rows, in each for
 // every 32 of k two tiles [16 rows][32 of k] bf16 of 1 KB. Rows of a tile never mix, so rows behind
@@ -115,10 +125,11 @@ struct Kernels {
   void (*silu_mul)(const float* gate, const float* up, int n, float* y);
   void (*add)(const float* a, const float* b, int n, float* y);
   // All parts of all rows; or one part of the item's first row into `to`, for attention_merge to
-  // put `count` of them together as row r.
+  // put `count` of them together.
   void (*attention)(const AttentionItem&);
   void (*attention_part)(const AttentionItem&, int part, float* to);
-  void (*attention_merge)(const AttentionItem&, const float* parts, int count, int r);
+  void (*attention_merge)(const AttentionItem&, const float* parts, int count);
+  void (*unpack_kv)(const uint8_t* page, int head_dim, uint16_t* to);  // an int8 page as a bf16 page
   // Copies blocks of logits and their maxima, -infinity where the bit of `allow` (if there is one)
   // is 0. False if a logit, allowed or not, is NaN or +infinity. The copy may be x itself.
   bool (*take)(const float* x, const uint32_t* allow, int blocks, float* copy, float* maxima);

@@ -18,14 +18,6 @@ static void require(bool condition, const std::string& what) {
 
 static int padded(int n, int to) { return (n + to - 1) / to * to; }
 
-KvCache::KvCache(const Shape& s, int pages)
-    : shape(s), pages(pages), memory(int64_t(s.layers) * pages * s.kv_heads * 2 * s.head_dim * kPage * 2, false) {}
-
-uint16_t* KvCache::at(int layer, int page, int head) const {
-  const int64_t index = (int64_t(layer) * pages + page) * shape.kv_heads + head;
-  return reinterpret_cast<uint16_t*>(memory.data()) + index * 2 * shape.head_dim * kPage;
-}
-
 Program::Program(Shape s, int max_rows, int threads, const Kernels& kernels, Region weights)
     : shape(s), max_rows(max_rows), team_(threads), kernels_(kernels), weights_(std::move(weights)), owner_(getpid()) {
   require(max_rows >= 1 && max_rows <= 4096, "max_rows is not in 1 .. 4096");

@@ -17,16 +17,13 @@
 #include <vector>
 
 #include "dispatch.h"
+#include "kv_cache.h"
 #include "memory.h"
 #include "team.h"
 
 namespace qwell {
 
 struct RowStore;  // scratch.h
-
-struct Shape {  // of the model
-  int hidden, heads, kv_heads, head_dim, layers, vocab;
-};
 
 struct Weight {
   Format format;
@@ -81,14 +78,6 @@ struct Phase {
   std::vector<float> inv_freq;
   int layer = -1;                      // Attention (in = queries), Store
   Product::Dest dest = Product::Slot;  // Store: Keys or Values
-};
-
-struct KvCache {  // [layer][page][kv head]: keys [H][64], then values [64][H], bf16
-  KvCache(const Shape& shape, int pages);
-  uint16_t* at(int layer, int page, int head) const;
-  Shape shape;
-  int pages;
-  Region memory;
 };
 
 struct Batch {

@@ -9,6 +9,8 @@
 
 namespace qwell {
 
+inline constexpr int kItemRows = 16;  // rows of an attention item without tiles
+
 // `rows` rows in every form a linear phase may need: float, 8-bit and 16-bit with their scales,
 // bf16 tiles. Memory nobody writes costs nothing.
 struct RowStore {
@@ -35,7 +37,9 @@ struct Program::Scratch {
         unpacked_memory(unpacked_bytes(k), true),
         tile_memory(int64_t(tile_rows(max_rows)) * 2 * unit * 4, true),
         tile_kernels(TileScratch::bytes(shape.heads / shape.kv_heads, shape.head_dim), true),
-        normed(k) {}
+        unpacked_pages(kPart / kPage * kv_page_bytes(shape.head_dim, false), true),
+        normed(k),
+        partials((kItemRows + 1) * (shape.heads / shape.kv_heads) * partial_floats(shape.head_dim)) {}
   // Tiled kernels write whole tiles, so reply rows begin after a multiple of kTileRows.
   static int tile_rows(int max_rows) { return max_rows + kTileRows; }
   float* tile(int which, int max_rows, int unit) {
@@ -43,10 +47,9 @@ struct Program::Scratch {
   }
   Region few_memory;
   RowStore few;  // rows of a step of up to four, prepared by every thread for itself
-  Region unpacked_memory, tile_memory, tile_kernels;
-  std::vector<float> normed;
-  std::vector<const uint16_t*> pages;
-  std::vector<float> parts;  // attention of one row
+  Region unpacked_memory, tile_memory, tile_kernels, unpacked_pages;
+  std::vector<float> normed, partials;  // partials: of an attention item
+  std::vector<const uint8_t*> pages;
 };
 
 }  // namespace qwell

@@ -40,13 +40,6 @@ void RowStore::prepare(const Kernels& kernels, const Phase& phase, const Forms& 
   if (forms.q16) kernels.quantize(x, k, Precision::Q16, lo + at, hi + at, scale16 + at / kGroup, sum16 + at / kLanes);
 }
 
-static uint16_t to_bf16(float f) {  // round to nearest even; NaN stays NaN
-  uint32_t bits;
-  std::memcpy(&bits, &f, 4);
-  if ((bits & 0x7fffffff) > 0x7f800000) return uint16_t(bits >> 16 | 64);
-  return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
 // What a batch means for the phases: the sequence and the role of each row, and attention cut into
 // items of one role.
 struct Item {
@@ -97,7 +90,7 @@ struct Program::Step {
   // Rows [begin, end) of sequence s as items: tiled ones end with a window of kTileRows positions.
   void cut(int s, int begin, int end, bool tiled, const Shape& shape) {
     for (int r = begin, n; r < end; r += n) {
-      n = std::min(tiled ? kTileRows - batch.positions[r] % kTileRows : 16, end - r);
+      n = std::min(tiled ? kTileRows - batch.positions[r] % kTileRows : kItemRows, end - r);
       for (int head = 0; head < shape.kv_heads; head++) add_item({s, head, r, n, tiled}, shape);
     }
   }
@@ -286,11 +279,9 @@ struct Worker {
     const int H = p.shape.head_dim, at = step.batch.positions[r] % kPage;
     const int page = step.pages_of(r)[step.batch.positions[r] / kPage];
     for (int c = 0; c < columns; c += H) {
-      uint16_t* base = step.kv.at(layer, page, (column + c) / H);
-      if (dest == Product::Keys)
-        for (int d = 0; d < H; d++) base[d * kPage + at] = to_bf16(y[c + d]);
-      else
-        for (int d = 0; d < H; d++) base[H * kPage + at * H + d] = to_bf16(y[c + d]);
+      uint8_t* base = step.kv.at(layer, page, (column + c) / H);
+      if (dest == Product::Keys) step.kv.write_key(base, at, y + c);
+      else step.kv.write_value(base, at, y + c);
     }
   }
 
@@ -312,7 +303,9 @@ struct Worker {
                                group,
                                H,
                                first,
-                               scratch.parts.data()};
+                               step.kv.int8,
+                               scratch.partials.data(),
+                               reinterpret_cast<uint16_t*>(scratch.unpacked_pages.data())};
       if (item.tiled) kernels.tiles->attention(work, scratch.tile_kernels.data());
       else if (item.part < 0) kernels.attention(work);
       else attend_part(item, work);
@@ -326,7 +319,7 @@ struct Worker {
     std::atomic<int>& finished = step.finished[item.split];
     if (finished.fetch_add(1, std::memory_order_acq_rel) + 1 < split.parts) return;
     finished.store(0, std::memory_order_relaxed);  // for the next layer, behind a barrier
-    kernels.attention_merge(work, parts, split.parts, 0);
+    kernels.attention_merge(work, parts, split.parts);
   }
 
   void rows(const Phase& phase) {
@@ -353,11 +346,7 @@ void Program::step(const Batch& batch, KvCache& kv, float* logits) {
   std::lock_guard lock(one_step_);
   check(batch, kv);
   Step state(batch, kv, logits, shape, kernels_.tiles != nullptr);
-  const int64_t parts = int64_t(batch.max_pages) * kPage / kPart + 1;
-  for (auto& scratch : scratch_) {  // nothing allocates inside
-    scratch->pages.resize(batch.max_pages);
-    scratch->parts.resize(parts * Step::partial_step(shape));
-  }
+  for (auto& scratch : scratch_) scratch->pages.resize(batch.max_pages);  // nothing allocates inside
   std::pair<Program*, Step*> context{this, &state};
   team_.run(Worker::entry, &context);
 }

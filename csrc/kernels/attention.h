@@ -2,6 +2,7 @@
 // group together, blocks of 64 keys in ascending order, parts of 1,024. Formula: kernels.h.
 #pragma once
 
+#include "kv8.h"
 #include "rows.h"
 
 namespace {
@@ -102,9 +103,33 @@ inline void clear(const Partial& p) {
   p.top() = -INFINITY, p.sum() = 0.0f;
 }
 
-// N heads of one row over the keys of one part, into `to` (kPartial(H) floats a head).
+// The pages of one part in bf16, and the one behind them, which the caches may fetch meanwhile.
+struct PartPages {
+  const uint16_t* at[kPart / kPage + 1];
+};
+
+inline const uint16_t* open_page(const AttentionItem& item, int block, int slot) {
+  if (!item.int8) return reinterpret_cast<const uint16_t*>(item.pages[block]);
+  uint16_t* page = item.unpacked + int64_t(slot) * 2 * item.head_dim * kPage;
+  unpack_kv(item.pages[block], item.head_dim, page);
+  return page;
+}
+
+// Of the keys 0 .. keys - 1 those of one part.
+inline PartPages open_part(const AttentionItem& item, int keys, int part) {
+  const int first = part * (kPart / kPage), blocks = (keys - 1) / kPage + 1;
+  const int count = blocks - first < kPart / kPage ? blocks - first : kPart / kPage;
+  PartPages pages;
+  for (int i = 0; i < count; i++) pages.at[i] = open_page(item, first + i, i);
+  const bool more = !item.int8 && first + count < blocks;
+  pages.at[count] = more ? open_page(item, first + count, 0) : pages.at[count - 1];
+  return pages;
+}
+
+// N heads of one row over the keys of one part, into `to` (partial_floats(H) a head).
 template <int N>
-inline void attend_part(const AttentionItem& item, const float* q, int keys, int part, float* to) {
+inline void attend_part(const AttentionItem& item, const PartPages& pages, const float* q, int keys, int part,
+                        float* to) {
   const int H = item.head_dim;
   const float scale = 1.0f / std::sqrt(float(H));
   alignas(64) float scores[N][kPage], factor[N], gathered[N * kMaxHeadDim];
@@ -113,12 +138,11 @@ inline void attend_part(const AttentionItem& item, const float* q, int keys, int
   std::memset(gathered, 0, N * H * sizeof(float));
   const int end = keys < (part + 1) * kPart ? keys : (part + 1) * kPart;
   for (int at = part * kPart; at < end; at += kPage) {
-    const uint16_t* page = item.pages[at / kPage];
-    const uint16_t* next = at + kPage < keys ? item.pages[at / kPage + 1] : page;
+    const uint16_t* const* page = pages.at + at % kPart / kPage;
     const int visible = end - at < kPage ? end - at : kPage;
-    block_scores<N>(q, H, page, next, scale, scores);
+    block_scores<N>(q, H, page[0], at + kPage < keys ? page[1] : page[0], scale, scores);
     for (int n = 0; n < N; n++) factor[n] = block_softmax(scores[n], visible, top[n], sum[n]);
-    const uint16_t* values = page + H * kPage;
+    const uint16_t* values = page[0] + H * kPage;
     int d = 0;
     for (; d + 2 * kLanes <= H; d += 2 * kLanes)
       block_values<N, 2>(scores, visible, values + d, H, factor, gathered + d);
@@ -132,46 +156,67 @@ inline void attend_part(const AttentionItem& item, const float* q, int keys, int
 }
 
 // All heads of the group of row r over one part.
-inline void attend_group(const AttentionItem& item, int r, int part, float* to) {
+inline void attend_group(const AttentionItem& item, const PartPages& pages, int r, int part, float* to) {
   const int keys = item.first_position + r + 1;
   constexpr int most = V::kHeads;
   for (int head = 0; head < item.group; head += most) {
     const float* q = item.q + r * item.stride + head * item.head_dim;
     float* at = to + head * partial_floats(item.head_dim);
     switch (item.group - head < most ? item.group - head : most) {
-      case 1: attend_part<1>(item, q, keys, part, at); break;
-      case 2: attend_part<2>(item, q, keys, part, at); break;
-      case 3: attend_part<3>(item, q, keys, part, at); break;
-      case 4: attend_part<4>(item, q, keys, part, at); break;
-      case 5: attend_part < most<5 ? most : 5>(item, q, keys, part, at); break;
-      case 6: attend_part < most<6 ? most : 6>(item, q, keys, part, at); break;
-      case 7: attend_part < most<7 ? most : 7>(item, q, keys, part, at); break;
-      default: attend_part<most>(item, q, keys, part, at);
+      case 1: attend_part<1>(item, pages, q, keys, part, at); break;
+      case 2: attend_part<2>(item, pages, q, keys, part, at); break;
+      case 3: attend_part<3>(item, pages, q, keys, part, at); break;
+      case 4: attend_part<4>(item, pages, q, keys, part, at); break;
+      case 5: attend_part < most<5 ? most : 5>(item, pages, q, keys, part, at); break;
+      case 6: attend_part < most<6 ? most : 6>(item, pages, q, keys, part, at); break;
+      case 7: attend_part < most<7 ? most : 7>(item, pages, q, keys, part, at); break;
+      default: attend_part<most>(item, pages, q, keys, part, at);
     }
   }
 }
 
-void attention_part(const AttentionItem& item, int part, float* to) { attend_group(item, 0, part, to); }
-
-void attention_merge(const AttentionItem& item, const float* parts, int count, int r) {
+// The row's totals take up its heads' results of one part.
+inline void merge_group(const AttentionItem& item, float* totals, const float* part) {
   const int H = item.head_dim, step = partial_floats(H);
-  alignas(64) float memory[kMaxHeadDim + kLanes];
-  const Partial total{memory, H};
-  for (int head = 0; head < item.group; head++) {
-    clear(total);
-    for (int part = 0; part < count; part++)
-      merge(total, {const_cast<float*>(parts) + (int64_t(part) * item.group + head) * step, H});
-    normalize(total, item.out + r * item.stride + head * H);
-  }
+  for (int head = 0; head < item.group; head++)
+    merge({totals + head * step, H}, {const_cast<float*>(part) + head * step, H});
 }
 
+inline void clear_group(const AttentionItem& item, float* totals) {
+  for (int head = 0; head < item.group; head++) clear({totals + head * partial_floats(item.head_dim), item.head_dim});
+}
+
+inline void normalize_group(const AttentionItem& item, float* totals, int r) {
+  const int H = item.head_dim;
+  for (int head = 0; head < item.group; head++)
+    normalize({totals + head * partial_floats(H), H}, item.out + r * item.stride + head * H);
+}
+
+void attention_part(const AttentionItem& item, int part, float* to) {
+  attend_group(item, open_part(item, item.first_position + 1, part), 0, part, to);
+}
+
+void attention_merge(const AttentionItem& item, const float* parts, int count) {
+  clear_group(item, item.scratch);
+  for (int part = 0; part < count; part++)
+    merge_group(item, item.scratch, parts + int64_t(part) * item.group * partial_floats(item.head_dim));
+  normalize_group(item, item.scratch, 0);
+}
+
+// Part by part, so that its keys and values are near for all rows.
 void attention(const AttentionItem& item) {
-  for (int r = 0; r < item.rows; r++) {
-    const int count = (item.first_position + r) / kPart + 1;
-    for (int part = 0; part < count; part++)
-      attend_group(item, r, part, item.scratch + int64_t(part) * item.group * partial_floats(item.head_dim));
-    attention_merge(item, item.scratch, count, r);
+  const int step = item.group * partial_floats(item.head_dim), keys = item.first_position + item.rows;
+  float* result = item.scratch + item.rows * step;
+  for (int r = 0; r < item.rows; r++) clear_group(item, item.scratch + r * step);
+  for (int part = 0; part * kPart < keys; part++) {
+    const PartPages pages = open_part(item, keys, part);
+    for (int r = 0; r < item.rows; r++) {
+      if (item.first_position + r < part * kPart) continue;
+      attend_group(item, pages, r, part, result);
+      merge_group(item, item.scratch + r * step, result);
+    }
   }
+  for (int r = 0; r < item.rows; r++) normalize_group(item, item.scratch + r * step, r);
 }
 
 }  // namespace

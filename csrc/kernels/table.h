@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention.h"
+#include "kv8.h"
 #include "linear.h"
 #include "rows.h"
 #include "sampling.h"
@@ -20,6 +21,7 @@
    attention,                                                                                           \
    attention_part,                                                                                      \
    attention_merge,                                                                                     \
+   unpack_kv,                                                                                           \
    take,                                                                                                \
    weigh,                                                                                               \
    sum_from,                                                                                            \

@@ -109,7 +109,7 @@ inline void end_item(const AttentionItem& item, const TileScratch& s) {
 // p = 0 enough to hide them.
 inline bool hidden_are_finite(const AttentionItem& item) {
   const int H = item.head_dim, first = item.first_position % kPage + 1;
-  const uint16_t* values = item.pages[item.first_position / kPage] + H * kPage;
+  const uint16_t* values = open_page(item, item.first_position / kPage, 0) + H * kPage;
   V::F not_finite = V::set1(0.0f);
   for (int i = first * H; i < (first + item.rows - 1) * H; i += kLanes)
     not_finite = V::fma(V::load_bf16(values + i), V::set1(0.0f), not_finite);
@@ -130,8 +130,9 @@ void attention_tiles(const AttentionItem& item, uint8_t* memory) {
   begin_item(item, s);
   for (int b = 0; b <= last; b++) {
     const int visible = b < last ? kPage : item.first_position % kPage + 1;
-    pair_keys(item.pages[b], H, s.keys);
-    pair_values(item.pages[b] + H * kPage, H, std::min(visible + item.rows - 1, kPage), s.values);
+    const uint16_t* page = open_page(item, b, 0);
+    pair_keys(page, H, s.keys);
+    pair_values(page + H * kPage, H, std::min(visible + item.rows - 1, kPage), s.values);
     for (int head = 0; head < item.group; head++)
       for (int r = 0; r < item.rows; r += 16) {
         const int at = head * kTileRows + r;

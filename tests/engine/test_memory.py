@@ -65,7 +65,9 @@ def test_address_space(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_kv_bytes_of_the_smallest_model() -> None:
     config = make_config(num_hidden_layers=24, num_key_value_heads=2, head_dim=64)
-    assert memory.kv_bytes(config, 1, 2) == 12_288
+    assert memory.kv_bytes(config, 1, "bf16") == 12_288
+    assert memory.kv_bytes(config, 1, "float32") == 24_576
+    assert memory.kv_bytes(config, 1, "int8") == 12_288 // 2 * 34 // 32
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,7 @@ def test_check_memory(
     monkeypatch.setattr(memory, "available_bytes", lambda: room)
 
     def check() -> None:
-        memory.check_memory("m", config, weight_bytes=2 * GB, ctx=8192, kv_element_bytes=2)
+        memory.check_memory("m", config, weight_bytes=2 * GB, ctx=8192, kv_dtype="bf16")
 
     if advice is None:
         check()

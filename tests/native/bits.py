@@ -24,3 +24,8 @@ def assert_same_bits(got: F32, want: F32, what: str = "") -> None:
         f"{what}: {len(different)} of {want.size} differ, first at {tuple(different[0])}: "
         f"{got[tuple(different[0])]!r} is not {want[tuple(different[0])]!r}"
     )
+
+
+def raw(pages: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """bf16 pages [n, 2, H * 64] as the core takes them: [n, bytes]."""
+    return pages.reshape(len(pages), -1).view(np.uint8)

@@ -11,7 +11,7 @@ import pytest
 from qwell import _core
 from qwell.checkpoint.blocks import Codes
 from qwell.native.pack import BITS, pack_codes, pack_floats
-from tests.native.bits import assert_same_bits
+from tests.native.bits import assert_same_bits, raw
 
 F32 = np.float32
 ISAS = _core.isa_available()[1:]
@@ -145,7 +145,7 @@ def test_what_is_not_finite_stays_so(bad: float, q16: bool) -> None:
         q = rng.standard_normal((2, 128), F32)
         q[1, 70] = bad
         out, memory = np.zeros_like(q), np.full((1, 2, 64 * 64), 0x3F80, np.uint16)
-        _core.attention(isa, q, memory, 64, 5, out)
+        _core.attention(isa, q, raw(memory), 64, 5, out)
         assert np.isnan(out[1, 64:]).all()
         assert np.isfinite(out[0]).all()
         assert np.isfinite(out[1, :64]).all()
@@ -232,7 +232,7 @@ def test_attention(head_dim: int, group: int, rows: int, first: int) -> None:
 
     def run(isa: str):
         out = np.empty_like(q)
-        _core.attention(isa, q, memory, head_dim, first, out)
+        _core.attention(isa, q, raw(memory), head_dim, first, out)
         return out
 
     k, v = ((a.astype(np.uint32) << 16).view(F32).astype(np.float64) for a in (keys, values))
@@ -387,7 +387,7 @@ def test_attention_adversaries(group: int, first: int) -> None:
 
     def run(isa: str, lo: int, hi: int):
         out = np.empty_like(q[lo:hi])
-        _core.attention(isa, q[lo:hi], memory, head_dim, first + lo, out)
+        _core.attention(isa, q[lo:hi], raw(memory), head_dim, first + lo, out)
         return out
 
     want = np.concatenate([run("scalar", r, r + 1) for r in range(rows)])

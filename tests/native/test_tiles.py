@@ -12,6 +12,7 @@ import pytest
 from qwell import _core
 from qwell.checkpoint.blocks import Codes
 from qwell.native.pack import BITS, pack_codes, pack_floats
+from tests.native.bits import raw
 from tests.native.test_kernels import packed, random_codes, to_bf16
 
 F32 = np.float32
@@ -179,7 +180,7 @@ def pages_of(keys: np.ndarray, values: np.ndarray, total: int) -> np.ndarray:
 
 def attend(isa: str, q: np.ndarray, memory: np.ndarray, head_dim: int, first: int) -> np.ndarray:
     out = np.empty_like(q)
-    _core.tile_attention(isa, q, memory, head_dim, first, out)
+    _core.tile_attention(isa, q, raw(memory), head_dim, first, out)
     return out
 
 

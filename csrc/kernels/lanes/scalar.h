@@ -91,6 +91,14 @@ struct V {
     }
     return r;
   }
+  // rounded to nearest even; a NaN must have its low 16 bits clear
+  static void store_bf16(uint16_t* p, F a) {
+    for (int i = 0; i < 16; i++) {
+      uint32_t bits;
+      std::memcpy(&bits, &a.v[i], 4);
+      p[i] = uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+    }
+  }
   static F load_i8(const void* p) {
     const int8_t* b = static_cast<const int8_t*>(p);
     EACH(F, float(b[i]));

@@ -31,10 +31,12 @@ def bench(
     kl: bool = False,
     threads: int | None = None,
     int8: bool = False,
+    kv_dtype: str | None = None,
     as_json: bool = False,
 ) -> None:
     """Prints a table, or one JSON object."""
-    llm = open_model(model, ctx=1, threads=threads, int8=int8)  # bench makes its own contexts
+    # bench makes its own contexts
+    llm = open_model(model, ctx=1, threads=threads, int8=int8, kv_dtype=kv_dtype)
     from qwell.checkpoint import open_checkpoint
     from qwell.eval import speed
     from qwell.hub.resolve import resolve
@@ -76,6 +78,7 @@ def _kl(llm: LLM, model: str, int8: bool, checkpoint: Checkpoint | None) -> Json
     """Mean KL to float32 of both paths and where the figures are from: measured now on one short
     window if a checkpoint is given, else what `qwell verify` found; None if it never ran."""
     from qwell.engine.packed import packed_folder
+    from qwell.eval import speed
     from qwell.eval.recorded import recorded
     from qwell.hub.resolve import resolve
 
@@ -86,7 +89,7 @@ def _kl(llm: LLM, model: str, int8: bool, checkpoint: Checkpoint | None) -> Json
         paths = parity.one_window(llm, checkpoint, _KL_WINDOW)
         means = {path: found.kl_mean for path, found in paths.items()}
         return means | {"windows": 1, "window_tokens": _KL_WINDOW, "date": None}
-    report = recorded(packed_folder(resolve(model), int8=int8))
+    report = recorded(packed_folder(resolve(model), int8=int8), speed.check_backend(llm).kv_dtype)
     if report is None:
         return None
     means = {path: found["kl_mean"] for path, found in report["paths"].items()}

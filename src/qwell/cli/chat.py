@@ -36,6 +36,7 @@ def chat(
     ctx: int | None = None,
     threads: int | None = None,
     int8: bool = False,
+    kv_dtype: str | None = None,
     **sampling: Any,
 ) -> None:
     """Talks until the input ends; `sampling` holds what was given of SamplingParams."""
@@ -43,7 +44,9 @@ def chat(
 
     check_sampling(sampling)
     template = None if chat_template is None else read_template(chat_template)
-    llm = open_model(model, ctx=ctx, threads=threads, int8=int8, template=template)
+    llm = open_model(
+        model, ctx=ctx, threads=threads, int8=int8, kv_dtype=kv_dtype, template=template
+    )
     talk = Chat(llm, sampling)
     if system is not None:
         talk.conversation.set_system(system)

@@ -39,6 +39,7 @@ def open_model(
     ctx: int | None,
     threads: int | None,
     int8: bool = False,
+    kv_dtype: str | None = None,
     template: ChatTemplate | None = None,
 ) -> LLM:
     """Loads `model`; `template`, if given, takes the place of its own."""
@@ -49,7 +50,13 @@ def open_model(
     backend = os.environ.get("QWELL_BACKEND") or "native"
     try:
         llm = load(
-            model, ctx=ctx, num_threads=threads, backend=backend, int8=int8, progress=progress
+            model,
+            ctx=ctx,
+            num_threads=threads,
+            backend=backend,
+            int8=int8,
+            kv_dtype=kv_dtype,
+            progress=progress,
         )
     finally:
         progress.close()

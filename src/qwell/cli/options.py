@@ -89,6 +89,9 @@ TEMPLATE = Option("--chat-template", metavar="FILE", help="Jinja file instead of
 CTX = _number("--ctx", "tokens the context holds")
 THREADS = _number("--threads", "threads; else as many as this process may use")
 INT8 = Option("--int8", action="store_true", help="pack float weights to int8: half the memory")
+KV_DTYPE = Option(
+    "--kv-dtype", choices=("bf16", "int8"), help="of keys and values; int8 takes half the memory"
+)
 AS_JSON = Option(
     "--json", dest="as_json", action="store_true", help="print one JSON object and nothing else"
 )
@@ -125,10 +128,11 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         CTX,
         THREADS,
         INT8,
+        KV_DTYPE,
         Option("--stats", action="store_true", help="counts and speed, to stderr"),
         *SAMPLING,
     ),
-    "chat": (MAYBE_MODEL, SYSTEM, TEMPLATE, CTX, THREADS, INT8, *SAMPLING),
+    "chat": (MAYBE_MODEL, SYSTEM, TEMPLATE, CTX, THREADS, INT8, KV_DTYPE, *SAMPLING),
     "pull": (
         MODEL,
         Option("--source", metavar="NAMES", help="only these: huggingface,modelscope,mirror"),
@@ -154,6 +158,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("--text", metavar="FILE", help="text to measure on"),
         THREADS,
         INT8,
+        KV_DTYPE,
         AS_JSON,
     ),
     "bench": (
@@ -171,6 +176,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("--kl", action="store_true", help="measure the divergence from float32 as well"),
         THREADS,
         INT8,
+        KV_DTYPE,
         AS_JSON,
     ),
     "doctor": (),

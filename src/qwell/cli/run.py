@@ -27,6 +27,7 @@ def run(
     ctx: int | None = None,
     threads: int | None = None,
     int8: bool = False,
+    kv_dtype: str | None = None,
     stats: bool = False,
     **sampling: Any,
 ) -> None:
@@ -39,7 +40,9 @@ def run(
     text = read_prompt(prompt)
     head = [] if system is None else [{"role": "system", "content": system}]
     template = None if chat_template is None else read_template(chat_template)
-    llm = open_model(model, ctx=ctx, threads=threads, int8=int8, template=template)
+    llm = open_model(
+        model, ctx=ctx, threads=threads, int8=int8, kv_dtype=kv_dtype, template=template
+    )
     reading = Progress("reading the prompt")
     pieces = llm.stream(
         text if raw else [*head, {"role": "user", "content": text}],

@@ -69,7 +69,7 @@ def _facts(resolved: ResolvedModel, checkpoint: Checkpoint) -> dict[str, Any]:
         "context": config.max_position_embeddings,
         "tensors": dict(Counter(tensor.dtype for tensor in tensors)),
         "weight_bytes": sum(packed_nbytes(tensor.dtype, tensor.shape) for tensor in tensors),
-        "kv_bytes_per_1k_tokens": kv_bytes(config, 1024, element_bytes=2),
+        "kv_bytes_per_1k_tokens": kv_bytes(config, 1024, "bf16"),
         "sampling": asdict(generation),
         "chat_template": _has_template(checkpoint),
         "licence": _licence(entry, checkpoint),

@@ -17,6 +17,7 @@ def verify(
     text: str | None = None,
     threads: int | None = None,
     int8: bool = False,
+    kv_dtype: str | None = None,
     as_json: bool = False,
 ) -> None:
     """Prints the report. Raises QwellError if a bar is not met."""
@@ -30,6 +31,7 @@ def verify(
         text=text,
         num_threads=threads,
         int8=int8,
+        kv_dtype=kv_dtype,
         progress=note,
     )
     print(json.dumps(report.to_dict()) if as_json else report.table())

@@ -55,6 +55,7 @@ class Engine:
         self.backend, self.tokenizer = backend, tokenizer
         self.eos_ids, self.load_ms = tuple(eos_ids), load_ms
         self.max_context, self.max_seqs, self.max_rows = max_context, max_seqs, max_rows
+        self._num_threads: int = getattr(backend, "num_threads", 1)
         self.vocab_size = min(backend.config.vocab_size, tokenizer.vocab_size)
         self.pool = PagePool(num_pages)
         self._kv = backend.new_kv(num_pages)
@@ -132,7 +133,8 @@ class Engine:
     def _compute(self, plan: list[tuple[Reply, int]]) -> None:
         logits = self.backend.step(self._batch(plan))
         samplers = [r.sampler for r, count in plan if r.computed + count == len(r.tokens)]
-        rows = zip(sample(samplers, logits), logits, strict=True)
+        tokens = sample(samplers, logits, num_threads=self._num_threads)
+        rows = zip(tokens, logits, strict=True)
         for reply, count in plan:
             if reply.computed + count == len(reply.tokens):
                 self._advance(reply, *next(rows))

@@ -27,6 +27,7 @@ def load(
     num_threads: int | None = None,
     backend: str = "native",
     int8: bool = False,
+    kv_dtype: str | None = None,
     progress: Progress | None = None,
 ) -> LLM:
     """Loads `model`: an alias, a Hugging Face id, a folder or a .gguf file.
@@ -35,6 +36,7 @@ def load(
     32,768. num_threads: of the native back end, by default what this process may use.
     backend: 'native', or 'reference' (NumPy float32, slow, the truth). int8: the native back end
     packs bf16, f16 and f32 matrices to int8 (Q8_0); those of quantised files stay as they are.
+    kv_dtype: of keys and values, 'bf16' (the default) or 'int8', which takes half the memory.
     Raises what `resolve` raises, CheckpointError, UnsupportedModelError, UsageError,
     StorageError (the cache cannot be written), MemoryBudgetError.
     """
@@ -47,9 +49,18 @@ def load(
         raise UsageError("int8 is for the native back end only")
     if num_threads is not None and backend == "reference":
         raise UsageError("num_threads is for the native back end only")
+    if kv_dtype is not None and backend == "reference":
+        raise UsageError("kv_dtype is for the native back end only")
     resolved = resolve(model)
     if backend == "native":
-        llm = _load_native(resolved, ctx, num_threads, int8, progress)
+        llm = _load_native(
+            resolved,
+            ctx,
+            num_threads=num_threads,
+            int8=int8,
+            kv_dtype=kv_dtype or "bf16",
+            progress=progress,
+        )
     else:
         llm = _load_reference(resolved, ctx)
     llm.engine.load_ms = 1000 * (perf_counter() - start)
@@ -70,12 +81,16 @@ def load_tokenizer(model: str) -> Tokenizer:
 def _load_native(
     resolved: ResolvedModel,
     ctx: int | None,
+    *,
     num_threads: int | None,
     int8: bool,
+    kv_dtype: str,
     progress: Progress | None,
 ) -> LLM:
-    from qwell.native import NativeModel, check_threads
+    from qwell.native import KV_DTYPES, NativeModel, check_threads
 
+    if kv_dtype not in KV_DTYPES:
+        raise UsageError(f"kv_dtype {kv_dtype!r} is unknown; it is 'bf16' or 'int8'")
     if num_threads is not None:
         check_threads(num_threads, "num_threads")
     folder = packed.packed_folder(resolved, int8=int8)
@@ -83,16 +98,14 @@ def _load_native(
     facts = facts or packed.pack(resolved, folder, int8=int8, progress=progress)
     ctx = _context(resolved.name, facts.config, ctx)
     weight_bytes = (folder / packed.WEIGHTS).stat().st_size
-    check_memory(
-        resolved.name, facts.config, weight_bytes=weight_bytes, ctx=ctx, kv_element_bytes=2
-    )
+    check_memory(resolved.name, facts.config, weight_bytes=weight_bytes, ctx=ctx, kv_dtype=kv_dtype)
     # Weights are read without the GIL: the text side is made ready meanwhile.
     template = _template(facts)
     with ThreadPoolExecutor(1) as pool:
         tokenizer = pool.submit(Tokenizer.from_file, folder / packed.TOKENIZER)
         if template:
             pool.submit(template.check)  # a broken one is told when it is used
-        native = NativeModel.open(folder, facts.config, num_threads=num_threads)
+        native = NativeModel.open(folder, facts.config, num_threads=num_threads, kv_dtype=kv_dtype)
         built = tokenizer.result()
     return _llm(resolved, native, tokenizer=built, template=template, facts=facts, ctx=ctx)
 
@@ -107,7 +120,7 @@ def _load_reference(resolved: ResolvedModel, ctx: int | None) -> LLM:
     ctx = _context(resolved.name, facts.config, ctx)
     weight_bytes = 4 * facts.config.num_parameters
     check_memory(
-        resolved.name, facts.config, weight_bytes=weight_bytes, ctx=ctx, kv_element_bytes=4
+        resolved.name, facts.config, weight_bytes=weight_bytes, ctx=ctx, kv_dtype="float32"
     )
     model = ReferenceModel(build_weights(facts.config, checkpoint.tensors))
     tokenizer, template = packed.tokenizer_of(checkpoint), _template(facts)

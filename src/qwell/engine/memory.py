@@ -24,20 +24,23 @@ def available_bytes() -> int | None:
     return min((value for value in found if value is not None), default=None)
 
 
-def kv_bytes(config: ModelConfig, tokens: int, element_bytes: int) -> int:
-    """Keys and values of so many tokens."""
-    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * tokens * element_bytes
+def kv_bytes(config: ModelConfig, tokens: int, dtype: str) -> int:
+    """Keys and values of so many tokens in float32, bf16 or int8 (with its scales)."""
+    head_dim = config.head_dim
+    scales = 2 * -(-head_dim // 32)
+    of_head = {"float32": 4 * head_dim, "bf16": 2 * head_dim, "int8": head_dim + scales}[dtype]
+    return 2 * config.num_layers * config.num_kv_heads * of_head * tokens
 
 
 def check_memory(
-    name: str, config: ModelConfig, *, weight_bytes: int, ctx: int, kv_element_bytes: int
+    name: str, config: ModelConfig, *, weight_bytes: int, ctx: int, kv_dtype: str
 ) -> None:
     """Raises MemoryBudgetError with the numbers if weights and a full context do not fit."""
     available = available_bytes()
-    kv = kv_bytes(config, ctx, kv_element_bytes)
+    kv = kv_bytes(config, ctx, kv_dtype)
     if available is None or weight_bytes + kv + _SCRATCH <= available:
         return
-    fits = (available - weight_bytes - _SCRATCH) // kv_bytes(config, 1, kv_element_bytes)
+    fits = (available - weight_bytes - _SCRATCH) // kv_bytes(config, 1, kv_dtype)
     fits = fits // 1024 * 1024
     advice = f"load it with --ctx {fits}" if fits > 0 else "use a smaller model"
     raise MemoryBudgetError(

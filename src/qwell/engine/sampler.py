@@ -53,7 +53,10 @@ def new_sampler(
 
 
 def sample(
-    samplers: Sequence[_core.Sampler], logits: F32, masks: Sequence[Mask | None] | None = None
+    samplers: Sequence[_core.Sampler],
+    logits: F32,
+    masks: Sequence[Mask | None] | None = None,
+    num_threads: int = 1,
 ) -> list[int | QwellError]:
     """The next token of each row of logits [R, V] float32, which stay as they are.
 
@@ -61,7 +64,7 @@ def sample(
     not finite, or which has nothing left to choose from, gets an error in place of a token.
     """
     masks = [None] * len(samplers) if masks is None else masks
-    tokens = _core.sample(samplers, logits, masks)
+    tokens = _core.sample(samplers, logits, masks, num_threads)
     return [
         token if token >= 0 else _fault(token, sampler.position)
         for token, sampler in zip(tokens, samplers, strict=True)

@@ -49,6 +49,7 @@ def verify(
     text: str | Path | None = None,
     num_threads: int | None = None,
     int8: bool = False,
+    kv_dtype: str | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Loads `model` (what `qwell.load` takes) and measures both of its paths.
@@ -61,7 +62,7 @@ def verify(
     start = time.perf_counter()
     check_windows(windows, window_tokens)
     found = find_text(text)
-    llm = load(model, ctx=window_tokens, num_threads=num_threads, int8=int8)
+    llm = load(model, ctx=window_tokens, num_threads=num_threads, int8=int8, kv_dtype=kv_dtype)
     checkpoint = open_checkpoint(resolve(model).paths)
     weights = build_weights(checkpoint.config, checkpoint.tensors)
     ids = cut_windows(llm.tokenizer, found, windows, window_tokens)
@@ -77,7 +78,7 @@ def verify(
         seconds=time.perf_counter() - start,
     )
     try:
-        record(packed_folder(resolve(model), int8=int8), report)
+        record(packed_folder(resolve(model), int8=int8), report, kv_dtype or "bf16")
     except StorageError as error:  # the report itself is whole
         (progress or (lambda _: None))(f"not recorded for qwell bench: {error}")
     return report
@@ -91,7 +92,8 @@ def one_window(llm: LLM, checkpoint: Checkpoint, tokens: int) -> dict[str, Diver
 
 def _describe(backend: Any) -> str:
     threads = backend.num_threads
-    return f"native, {backend.isa}, {threads} thread{'s' if threads > 1 else ''}"
+    kv = "" if backend.kv_dtype == "bf16" else f", {backend.kv_dtype} keys and values"
+    return f"native, {backend.isa}, {threads} thread{'s' if threads > 1 else ''}{kv}"
 
 
 class Truth:

@@ -16,12 +16,14 @@ from typing import Any
 from qwell.eval.report import Report
 from qwell.hub import store
 
-_NAME = "verify.json"
+
+def _path(folder: Path, kv_dtype: str) -> Path:
+    return folder / ("verify.json" if kv_dtype == "bf16" else f"verify-kv-{kv_dtype}.json")
 
 
-def record(folder: Path, report: Report) -> None:
+def record(folder: Path, report: Report, kv_dtype: str = "bf16") -> None:
     """Replaces what is kept of the pack in `folder`. Raises StorageError."""
-    path = folder / _NAME
+    path = _path(folder, kv_dtype)
     about = {"qwell": version("qwell"), "date": date.today().isoformat()}
     text = json.dumps(about | report.to_dict(), indent=1)
     with store.writing(path):
@@ -29,11 +31,11 @@ def record(folder: Path, report: Report) -> None:
         path.with_suffix(".tmp").replace(path)
 
 
-def recorded(folder: Path) -> Mapping[str, Any] | None:
+def recorded(folder: Path, kv_dtype: str = "bf16") -> Mapping[str, Any] | None:
     """The report as `Report.to_dict` gave it, and its "date"; None if there is none of this
     version."""
     try:
-        found = json.loads((folder / _NAME).read_text(encoding="utf-8"))
+        found = json.loads(_path(folder, kv_dtype).read_text(encoding="utf-8"))
         return found if found["qwell"] == version("qwell") else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -29,7 +29,6 @@ from qwell.errors import MemoryBudgetError, UsageError
 from qwell.native import NativeModel
 from qwell.native.probe import Ceilings, Probe
 
-KV_ELEMENT_BYTES = 2
 OUTSIDE = "outside the program"
 """The time that is no phase of the native program: sampling, text, making batches."""
 
@@ -147,7 +146,7 @@ def check(llm: LLM, work: Work) -> None:
             f"{work.batch} x {work.prompt_tokens:,} prompt tokens and {work.gen_tokens:,} after "
             f"them come to {need:,} a request, but {llm.name} was made for {limit:,}: take fewer"
         )
-    kv, room = kv_bytes(config, work.batch * need, KV_ELEMENT_BYTES), available_bytes()
+    kv, room = kv_bytes(config, work.batch * need, check_backend(llm).kv_dtype), available_bytes()
     if room is not None and kv > room:
         raise MemoryBudgetError(
             f"the keys and values of {work.batch} requests need {kv / 1e9:.2f} GB, but "
@@ -181,7 +180,7 @@ def bench(
             progress(f"batch {work.batch}, run {turn + 1} of {repeat}")
             prefill, decode, context = _measure(llm, native, work, params)
             after = probe.measure()
-            kv = kv_bytes(llm.config, 1, KV_ELEMENT_BYTES) * work.batch * context
+            kv = kv_bytes(llm.config, 1, native.kv_dtype) * work.batch * context
             runs.append(
                 Run(
                     work=work,

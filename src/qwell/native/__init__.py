@@ -6,10 +6,11 @@ start from packed weights does not pay for it.
 """
 
 from qwell.native.cpu import check_threads, cpu_report, default_threads
-from qwell.native.model import NativeModel, check_supported
+from qwell.native.model import KV_DTYPES, NativeModel, check_supported
 from qwell.native.packed import packed_key
 
 __all__ = [
+    "KV_DTYPES",
     "NativeModel",
     "check_supported",
     "check_threads",

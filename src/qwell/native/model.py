@@ -19,12 +19,17 @@ from qwell.native.fuse import fuse, listing
 from qwell.native.packed import read_table
 from qwell.native.record import record
 
+KV_DTYPES = ("bf16", "int8")
+"""What keys and values are kept in. int8: one scale for each 32 dims of a token's key or value."""
+
 
 class NativeModel:
     """The native back end over one packed folder; same face as `ReferenceModel`."""
 
-    def __init__(self, program: _core.Program, config: ModelConfig, text: str) -> None:
-        self.config, self.max_rows = config, program.max_rows
+    def __init__(
+        self, program: _core.Program, config: ModelConfig, text: str, kv_dtype: str = "bf16"
+    ) -> None:
+        self.config, self.max_rows, self.kv_dtype = config, program.max_rows, kv_dtype
         self._program, self._listing = program, text
 
     @classmethod
@@ -36,11 +41,13 @@ class NativeModel:
         num_threads: int | None = None,
         max_rows: int = 256,
         fused: bool = True,
+        kv_dtype: str = "bf16",
     ) -> NativeModel:
         """Reads the pack in `folder` into memory and builds its program.
 
-        max_rows is the most rows of one step. fused=False gives every op a phase of its own:
-        the slow twin of the fuser. Raises StorageError, MemoryBudgetError, UnsupportedModelError.
+        max_rows is the most rows of one step; kv_dtype, of keys and values, one of KV_DTYPES.
+        fused=False gives every op a phase of its own: the slow twin of the fuser. Raises
+        StorageError, MemoryBudgetError, UnsupportedModelError.
         """
         check_supported(config)
         tensors, size = read_table(folder)
@@ -57,7 +64,7 @@ class NativeModel:
                 f"{size:,} bytes of weights do not fit in memory: close other programs, "
                 "or choose a smaller model"
             ) from error
-        return cls(program, config, listing(phases))
+        return cls(program, config, listing(phases), kv_dtype)
 
     @property
     def num_threads(self) -> int:
@@ -82,10 +89,10 @@ class NativeModel:
         return [(name, t * 1e-9) for name, t in zip(self._program.labels(), nanos, strict=True)]
 
     def new_kv(self, num_pages: int) -> _core.KvCache:
-        """Pages for keys and values in bf16; memory is committed as pages are first used.
+        """Pages for keys and values in kv_dtype; memory is committed as pages are first used.
         Raises MemoryBudgetError if not even the addresses can be had."""
         try:
-            return _core.KvCache(self._program, num_pages)
+            return _core.KvCache(self._program, num_pages, self.kv_dtype == "int8")
         except MemoryError as error:
             raise MemoryBudgetError(
                 f"a KV cache of {num_pages:,} pages does not fit in memory: use a smaller --ctx"

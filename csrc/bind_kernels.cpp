@@ -1,0 +1,139 @@
+// Python's view of the kernels, one by one, for tests and benchmarks: same code, no program around it.
+#include "bind.h"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "dispatch.h"
+#include "kv_cache.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace qwell {
+
+using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using OutMatrix = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using OutFloats = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using OutBytes = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using OutHalves = nb::ndarray<uint16_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Pages = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+static void require(bool condition, const char* what) {
+  if (!condition) throw std::invalid_argument(what);
+}
+
+static void linear_kernel(const std::string& isa, Format format, Bytes packed, int n, Matrix x, bool q16,
+                          OutMatrix out) {
+  const Kernels& kernels = kernels_named(isa);
+  const FormatInfo info = format_info(format);
+  const int rows = int(x.shape(0)), k = int(x.shape(1)), panels = (n + kPanel - 1) / kPanel;
+  const int64_t panel_bytes = int64_t(k) / info.block_inputs * info.block_bytes;
+  require(rows > 0 && k > 0, "x is empty");
+  require(k % (info.integer ? std::max(info.block_inputs, kGroup) : 2) == 0, "k is not a whole number of blocks");
+  require(int64_t(packed.shape(0)) >= panels * panel_bytes, "the packed matrix is too short");
+  require(int(out.shape(0)) == rows && int(out.shape(1)) == panels * kPanel, "out must be [rows, panels * 32]");
+  const Precision precision = q16 ? Precision::Q16 : Precision::Q8;
+  std::vector<int8_t> lo(size_t(rows) * k), hi(size_t(rows) * k);
+  std::vector<float> scale(size_t(rows) * k / kGroup + 1);
+  std::vector<int32_t> sum(size_t(rows) * k / kLanes + 1);
+  std::vector<Row> row(rows);
+  for (int64_t r = 0; r < rows; r++) {
+    int8_t *l = lo.data() + r * k, *h = hi.data() + r * k;
+    float* s = scale.data() + r * k / kGroup;
+    int32_t* t = sum.data() + r * k / kLanes;
+    if (info.integer) kernels.quantize(x.data() + r * k, k, precision, l, h, s, t);
+    row[r] = {x.data() + r * k, l, l, h, s, s, t, t};
+  }
+  std::vector<uint8_t> scratch(unpacked_bytes(k) + 64);
+  for (int p = 0; p < panels; p++)
+    kernels.linear[int(format)](packed.data() + p * panel_bytes, k, row.data(), rows, precision,
+                                out.data() + p * kPanel, out.shape(1), scratch.data());
+}
+
+static void attention_kernel(const std::string& isa, Matrix q, Pages pages, int head_dim, int first_position,
+                             OutMatrix out, bool int8) {
+  require(head_dim > 0 && head_dim % kLanes == 0 && head_dim <= kMaxHeadDim, "head_dim is not a multiple of 16");
+  const int rows = int(q.shape(0)), group = int(q.shape(1)) / head_dim;
+  require(int(q.shape(1)) == group * head_dim && rows > 0 && first_position >= 0, "q must be [rows, group * head_dim]");
+  require(int64_t(pages.shape(1)) == kv_page_bytes(head_dim, int8), "pages have the wrong size");
+  require(first_position + rows <= int(pages.shape(0)) * kPage, "fewer pages than positions");
+  require(out.shape(0) == q.shape(0) && out.shape(1) == q.shape(1), "out must have the shape of q");
+  std::vector<const uint8_t*> at;
+  for (size_t i = 0; i < pages.shape(0); i++) at.push_back(pages.data() + i * pages.shape(1));
+  std::vector<float> partials(size_t(rows + 1) * group * partial_floats(head_dim));
+  std::vector<uint16_t> unpacked(size_t(kPart) * 2 * head_dim);
+  kernels_named(isa).attention({q.data(), out.data(), int64_t(q.shape(1)), at.data(), rows, group, head_dim,
+                                first_position, int8, partials.data(), unpacked.data()});
+}
+
+// Keys and values [64, head_dim] of one kv head as an int8 page.
+static void pack_kv(Matrix keys, Matrix values, OutBytes page) {
+  const int H = int(keys.shape(1));
+  require(H > 0 && H % kLanes == 0 && H <= kMaxHeadDim, "head_dim is not a multiple of 16");
+  require(keys.shape(0) == kPage && values.shape(0) == kPage && int(values.shape(1)) == H, "must be [64, head_dim]");
+  require(int64_t(page.shape(0)) == kv_page_bytes(H, true), "the page has the wrong size");
+  const KvCache cache({H, 1, 1, H, 1, 1}, 1, true);
+  for (int i = 0; i < kPage; i++) {
+    cache.write_key(page.data(), i, keys.data() + i * H);
+    cache.write_value(page.data(), i, values.data() + i * H);
+  }
+}
+
+static void unpack_kv(const std::string& isa, Bytes page, int head_dim, OutHalves out) {
+  require(head_dim > 0 && head_dim % kLanes == 0 && head_dim <= kMaxHeadDim, "head_dim is not a multiple of 16");
+  require(int64_t(page.shape(0)) == kv_page_bytes(head_dim, true), "the page has the wrong size");
+  require(int(out.shape(0)) == 2 * head_dim * kPage, "out must have the numbers of a page");
+  kernels_named(isa).unpack_kv(page.data(), head_dim, out.data());
+}
+
+static void row_kernel(const std::string& isa, const std::string& op, Floats a, Floats b, int n, float eps,
+                       OutFloats y) {
+  const Kernels& kernels = kernels_named(isa);
+  require(int(a.shape(0)) == n && int(y.shape(0)) >= n, "lengths differ");
+  require(int(b.shape(0)) == n, "lengths differ");
+  if (op == "rms_norm") kernels.rms_norm(a.data(), b.data(), n, int(y.shape(0)), eps, y.data());
+  else if (op == "silu_mul") kernels.silu_mul(a.data(), b.data(), n, y.data());
+  else if (op == "add") kernels.add(a.data(), b.data(), n, y.data());
+  else if (op == "rope") {  // b holds cos, then sin
+    std::copy(a.data(), a.data() + n, y.data());
+    kernels.rope(y.data(), n, b.data(), b.data() + n / 2);
+  } else throw std::invalid_argument("unknown row op");
+}
+
+void bind_kernels(nb::module_& m) {
+  m.def(
+      "format_info",
+      [](Format f) {
+        const FormatInfo i = format_info(f);
+        return nb::make_tuple(i.block_inputs, i.block_bytes, i.integer);
+      },
+      "(inputs of a block, bytes of a block of 32 columns, integer?)");
+  m.def(
+      "gather_column",
+      [](Format f, Bytes packed, int k, int64_t index, OutFloats out) {
+        const FormatInfo i = format_info(f);
+        require(k % i.block_inputs == 0 && int(out.shape(0)) == k, "out must have k floats");
+        require(index >= 0 &&
+                    (index / kPanel + 1) * (int64_t(k) / i.block_inputs * i.block_bytes) <= int64_t(packed.shape(0)),
+                "column out of range");
+        gather_column(f, packed.data(), k, index, out.data());
+      },
+      "One column of a packed matrix, dequantised.");
+  m.def("linear", &linear_kernel, "isa"_a, "format"_a, "packed"_a, "n"_a, "x"_a, "q16"_a, "out"_a.noconvert());
+  m.def("attention", &attention_kernel, "isa"_a, "q"_a, "pages"_a, "head_dim"_a, "first_position"_a,
+        "out"_a.noconvert(), "int8"_a = false);
+  m.def("kv_page_bytes", &kv_page_bytes, "head_dim"_a, "int8"_a, "Of one page of one kv head.");
+  m.def("pack_kv", &pack_kv, "keys"_a, "values"_a, "page"_a.noconvert());
+  m.def("unpack_kv", &unpack_kv, "isa"_a, "page"_a, "head_dim"_a, "out"_a.noconvert());
+  m.def("row_op", &row_kernel, "isa"_a, "op"_a, "a"_a, "b"_a, "n"_a, "eps"_a, "y"_a.noconvert());
+}
+
+}  // namespace qwell
