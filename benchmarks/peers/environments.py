@@ -89,9 +89,7 @@ def commands(recipe: Recipe, folder: Path) -> list[list[str]]:
 
 def _works(python: str, module: str) -> bool:
     try:
-        probe = subprocess.run(
-            [python, "-c", f"import {module}"], capture_output=True, check=False
-        )
+        probe = subprocess.run([python, "-c", f"import {module}"], capture_output=True, check=False)
     except FileNotFoundError:
         return False
     return probe.returncode == 0

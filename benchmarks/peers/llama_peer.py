@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import llama_cpp as llama
@@ -95,7 +95,7 @@ def measure(context: Any, prompts: list[list[int]], gen_tokens: int) -> Times:
 def main() -> None:
     model, threads = load(sys.argv[1]), int(sys.argv[2])
 
-    @lru_cache(maxsize=None)
+    @cache
     def context(sequences: int, tokens: int, setting: tuple[tuple[str, Any], ...]) -> Any:
         return open_context(model, threads, sequences, tokens, dict(setting))
 

@@ -34,7 +34,9 @@ class Models:
 
     def bf16(self) -> str:
         """Hugging Face folder."""
-        return self._make("bf16", lambda out: self._run("export.py", sys.executable, self.name, out))
+        return self._make(
+            "bf16", lambda out: self._run("export.py", sys.executable, self.name, out)
+        )
 
     def openvino(self, python: str) -> str:
         """Folder with OpenVINO's model; `python` is that of its environment."""
@@ -66,4 +68,3 @@ class Models:
             command = [python, str(HERE / script), *arguments]
             if subprocess.run(command, stdout=out, stderr=out, check=False).returncode:
                 raise PeerError(f"its form of the model could not be made: see {log}")
-

@@ -1,4 +1,4 @@
-"""A Hugging Face folder -> OpenVINO's model: int4 groups of 64 in the body, int8 embedding and head.
+"""A Hugging Face folder -> OpenVINO: int4 in groups of 64, embedding and head int8.
 
     python openvino_convert.py FOLDER OUT
 

@@ -20,28 +20,19 @@ from serve import Setting, Times, serve
 
 END = 151_645
 """The model's end id; ignored, but GenerationConfig wants one."""
-BASE: Setting = {"backend": "pa", "hint": "LATENCY", "precision": "f32"}
-BF16 = BASE | {"precision": "bf16"}
-ONE: list[Setting] = [
-    BASE,
+BF16: Setting = {"backend": "pa", "hint": "LATENCY", "precision": "bf16"}
+GROUPED = BF16 | {"dynamic_quantization": 64}
+"""Activations quantised in the groups of the weights: the best where AMX is absent."""
+COMMON = [
+    GROUPED,
+    GROUPED | {"precision": "f32"},
+    GROUPED | {"kv": "f16"},
     BF16,
-    BASE | {"backend": "sdpa"},
-    BF16 | {"backend": "sdpa"},
-    BASE | {"dynamic_quantization": 0},
-    BASE | {"dynamic_quantization": 64},
+    BF16 | {"precision": "f32"},
     BF16 | {"dynamic_quantization": 0},
-    BASE | {"kv": "f32"},
 ]
-MANY: list[Setting] = [
-    BASE,
-    BF16,
-    BASE | {"rows": 256},
-    BASE | {"hint": "THROUGHPUT"},
-    BASE | {"dynamic_quantization": 0},
-    BASE | {"dynamic_quantization": 64},
-    BF16 | {"dynamic_quantization": 0},
-    BASE | {"kv": "f32"},
-]
+ONE = [*COMMON, GROUPED | {"backend": "sdpa"}]
+MANY = [*COMMON, GROUPED | {"hint": "THROUGHPUT"}, GROUPED | {"rows": 256}]
 NAMES = {
     "hint": "PERFORMANCE_HINT",
     "precision": "INFERENCE_PRECISION_HINT",

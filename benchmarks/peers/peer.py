@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Timer
@@ -80,12 +81,12 @@ class Peer:
     def measure(self, setting: Setting, work: Work) -> Speed:
         """Raises PeerError if the engine fails with this setting, or ends."""
         job = {"setting": setting, "prompts": work.prompts, "gen_tokens": work.gen_tokens}
+        if self._process.poll() is not None:
+            raise PeerError(self._last_words())
         assert self._process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):  # a peer that ends now gives no answer: told below
             self._process.stdin.write(json.dumps(job) + "\n")
             self._process.stdin.flush()
-        except BrokenPipeError as error:
-            raise PeerError(self._last_words()) from error
         answer = self._answer()
         if "error" in answer:
             raise PeerError(" ".join(str(answer["error"]).split()))
@@ -96,7 +97,10 @@ class Peer:
 
     def close(self) -> None:
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            with suppress(BrokenPipeError):  # an unread job
+                stream.close()  # type: ignore[union-attr]
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None

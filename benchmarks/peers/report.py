@@ -62,7 +62,7 @@ def table(work: Work, entries: Sequence[Entry]) -> str:
     """Medians and how many times faster ours is, one engine a line, then the settings."""
     by_name = {entry.name: entry for entry in entries}
     head = ("prefill", "ours is", "decode", "ours is")
-    lines = [f"{str(work):42s}" + "".join(f"{text:>10s}" for text in head)]
+    lines = [f"{work!s:42s}" + "".join(f"{text:>10s}" for text in head)]
     for entry in entries:
         line = f"  {entry.name:40s}"
         for metric in METRICS:
