@@ -41,8 +41,8 @@ sanitize: $(VENV)/.dev  ## the native tests under the address and undefined-beha
 bench: $(VENV)/.built  ## speed of MODEL, and how near it is to what this machine gives at best
 	@$(BIN)/qwell bench $(MODEL)
 
-bench-peers: $(VENV)/.built  ## the same work on llama.cpp and here, alternated
-	@tools/bench_peers.sh $(MODEL)
+bench-peers: $(VENV)/.built  ## the same work on llama.cpp, OpenVINO, transformers and here; ARGS="--rounds 5 ..."
+	@$(BIN)/python benchmarks/peers/compare.py $(MODEL) $(ARGS)
 
 proof-verify: $(VENV)/.built  ## by hand, long: both real models on 16 windows; add the row to LOG.md
 	$(BIN)/qwell verify qwen2.5-coder:0.5b --windows 16

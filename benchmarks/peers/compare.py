@@ -1,80 +1,139 @@
-"""qwell against llama.cpp on the same file and the same work, alternated in one run.
+"""qwell and its peers on the same weights and the same work, taking turns in one run.
 
-    python benchmarks/peers/compare.py MODEL PEER_PYTHON [--rounds 5] [--require-decode 1.0]
+    python benchmarks/peers/compare.py MODEL [--peers llama,openvino,transformers] [--rounds 5]
 
-Both stay loaded; they take turns, so a change of the machine's speed meets both. Prints medians
-and the median of the ratios round by round; the last line is one JSON object.
+Each engine stays loaded in a process of its own, finds its best settings among those worth trying,
+then takes its turn in every round. A peer that cannot be had or fails is reported in one line and
+the rest goes on. The last line is one JSON object. Builds what it needs in build/peers (QWELL_PEERS
+names another folder).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
+import os
+import random
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
+from typing import Any
 
-from ours import measure
+from contest import contest
+from engines import OURS, PEERS, Starter, engines, start_all
+from models import Models
+from peer import PeerError, Work
+from report import as_json, table
 
-from qwell.engine.load import load
+from qwell.errors import QwellError
 from qwell.hub.resolve import resolve
 
-METRICS = ("decode_tok_per_s", "prefill_tok_per_s")
-
-
-class Peer:
-    """The other engine, in its own process and environment."""
-
-    def __init__(self, python: str, path: Path, threads: int, tokens: int) -> None:
-        script = Path(__file__).parent / "llama_peer.py"
-        command = [python, str(script), str(path), str(threads), str(tokens)]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def measure(self, prompt_tokens: int, gen_tokens: int) -> dict[str, float]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{prompt_tokens} {gen_tokens}\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit("the peer ended early; run its command by hand to see why")
-        answer: dict[str, float] = json.loads(line)
-        return answer
+IDS = 150_000
+"""Random ids are below this: ordinary tokens of every Qwen2.5."""
 
 
 def main() -> None:
+    args = parse(sys.argv[1:])
+    failed: dict[str, str] = {}
+
+    def fail(name: str, error: PeerError) -> None:
+        if name == OURS:
+            raise SystemExit(f"compare: {error}")
+        failed[name] = str(error)
+        print(f"{name} is left out: {error}", file=sys.stderr)
+
+    peers = start_all(engines(starter(args), args.peers, twin=args.twin), fail)
+    works = []
+    try:
+        for work in works_of(args):
+            here = [(peer, ours) for peer, ours in peers if peer.name not in failed]
+            entries = contest(here, work, args.rounds, first_only=args.no_tune, fail=fail)
+            print(table(work, entries), end="\n\n", flush=True)
+            works.append(as_json(work, entries))
+    finally:
+        for peer, _ in peers:
+            peer.close()
+    facts = {name: getattr(args, name) for name in ("model", "threads", "limit", "rounds")}
+    print(json.dumps(facts | {"works": works, "failed": failed}))
+    if args.require_decode and lowest_decode_ratio(works) < args.require_decode:
+        raise SystemExit(1)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model")
-    parser.add_argument("peer_python")
-    parser.add_argument("--prompt-tokens", type=int, default=512)
-    parser.add_argument("--gen-tokens", type=int, default=128)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peers", type=names, help=f"of {', '.join(PEERS)}; default all")
+    parser.add_argument("--rounds", type=count, default=5)
+    parser.add_argument("--batch", type=counts, default=[1, 16], help="default 1,16")
+    parser.add_argument("--prompt-tokens", type=count, help="default 512, 128 when batched")
+    parser.add_argument("--gen-tokens", type=count, default=64)
+    parser.add_argument("--threads", type=count, default=2)
+    parser.add_argument("--twin", action="store_true", help="add llama.cpp and qwell on Q4_0")
+    parser.add_argument("--limit", choices=("avx512", "avx2"), help="hold both to this")
+    parser.add_argument("--no-tune", action="store_true", help="every peer's first setting")
     parser.add_argument("--require-decode", type=float, help="end with 1 below this ratio")
-    args = parser.parse_args()
-    work = (args.prompt_tokens, args.gen_tokens)
-    peer = Peer(args.peer_python, resolve(args.model).paths[0], args.threads, sum(work) + 16)
-    ours = load(args.model, num_threads=args.threads).engine.backend
-    rounds = []
-    for i in range(args.rounds + 1):
-        pair = {"qwell": vars(measure(ours, *work)), "llama.cpp": peer.measure(*work)}
-        if i:  # the first round warms both
-            rounds.append(pair)
-    result = {"model": args.model, "isa": ours.isa, "threads": args.threads, "rounds": args.rounds}
-    print(f"{args.model}, {args.threads} threads, {ours.isa}, medians of {args.rounds} rounds")
-    for metric in METRICS:
-        mine, theirs = ([r[name][metric] for r in rounds] for name in ("qwell", "llama.cpp"))
-        ratio = median(a / b for a, b in zip(mine, theirs, strict=True))
-        result[metric] = {"qwell": median(mine), "llama.cpp": median(theirs), "ratio": ratio}
-        print(
-            f"  {metric:18s} qwell {median(mine):8.1f}   llama.cpp {median(theirs):8.1f}"
-            f"   ratio {ratio:.2f}"
-        )
-    print(json.dumps(result))
-    if args.require_decode and result["decode_tok_per_s"]["ratio"] < args.require_decode:
-        raise SystemExit(1)
+    args = parser.parse_args(argv)
+    if args.limit and args.peers not in (None, ["llama"]):
+        parser.error("--limit compares with llama alone: the others cannot be rebuilt for it")
+    args.peers = args.peers or (["llama"] if args.limit else list(PEERS))
+    return args
+
+
+def names(text: str) -> list[str]:
+    found = text.split(",")
+    for name in found:
+        if name not in PEERS:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(PEERS)}")
+    return found
+
+
+def count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1")
+    return int(text)
+
+
+def counts(text: str) -> list[int]:
+    return [count(part) for part in text.split(",")]
+
+
+def starter(args: argparse.Namespace) -> Starter:
+    """Finds the model's files, fetching them if need be."""
+    build = Path(__file__).parents[2] / "build" / "peers"
+    root = Path(os.environ.get("QWELL_PEERS") or build).absolute()
+    try:
+        source = resolve(args.model).paths[0]
+    except QwellError as error:
+        raise SystemExit(f"compare: {error}") from error
+    models = Models(args.model, source, root)
+    return Starter(args.model, models, root, args.threads, args.limit)
+
+
+def works_of(args: argparse.Namespace) -> list[Work]:
+    return [
+        make_work(batch, args.prompt_tokens or (512 if batch == 1 else 128), args.gen_tokens)
+        for batch in args.batch
+    ]
+
+
+def make_work(batch: int, prompt_tokens: int, gen_tokens: int) -> Work:
+    """Seeded random ids: the same for every engine, and no two prompts share a beginning."""
+    draw = random.Random(0)
+    prompts = (tuple(draw.randrange(IDS) for _ in range(prompt_tokens)) for _ in range(batch))
+    return Work(tuple(prompts), gen_tokens)
+
+
+def lowest_decode_ratio(works: Sequence[dict[str, Any]]) -> float:
+    """Over every peer and work; infinite if there was none."""
+    return min(
+        (
+            engine["ratio"]["decode_tok_per_s"]
+            for work in works
+            for name, engine in work["engines"].items()
+            if engine["against"] != name
+        ),
+        default=float("inf"),
+    )
 
 
 if __name__ == "__main__":

@@ -1,17 +1,31 @@
-"""llama.cpp as a peer: one process that times the same work on request.
+"""llama.cpp as a peer: `python llama_peer.py GGUF THREADS`, answers as serve.py says.
 
-Runs in an environment of its own (tools/bench_peers.sh). Reads lines "prompt_tokens gen_tokens"
-from stdin, answers each with one JSON line; drives the C API, so no Python copy is billed to it.
+Drives llama_decode, so no Python copy of logits is billed to it, nor the choice of a token: it
+decodes given ids. Every sequence has its own id in the batch, as its server does it.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import time
+from functools import cache
+from typing import Any
 
 import llama_cpp as llama
-import numpy as np
+from serve import Setting, Times, serve
+
+ROWS = 2048
+"""Of one llama_decode; it cuts them into ubatches by itself."""
+FLASH = {
+    "on": llama.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    "off": llama.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
+ONE = [{"flash_attn": fa, "ubatch": 512} for fa in ("on", "off")]
+MANY = [
+    {"flash_attn": fa, "ubatch": 512, "kv_unified": unified}
+    for fa in ("on", "off")
+    for unified in (False, True)
+]
 
 
 def quiet(*_: object) -> None:
@@ -20,47 +34,78 @@ def quiet(*_: object) -> None:
 
 LOG = llama.llama_log_callback(quiet)  # kept: the C side holds the pointer
 
+Row = tuple[int, int, int, bool]
+"""token, position, sequence, whether its logits are wanted"""
 
-def open_context(path: str, threads: int, tokens: int):
+
+def load(path: str) -> Any:
     llama.llama_backend_init()
     llama.llama_log_set(LOG, None)
     model = llama.llama_model_load_from_file(path.encode(), llama.llama_model_default_params())
+    if not model:
+        raise SystemExit(f"llama.cpp cannot load {path}")
+    return model
+
+
+def open_context(model: Any, threads: int, sequences: int, tokens: int, setting: Setting) -> Any:
+    """A context for `sequences` of `tokens` each."""
     params = llama.llama_context_default_params()
-    params.n_ctx = tokens
-    params.n_batch = params.n_ubatch = 512
+    params.n_ctx = sequences * (-(-tokens // 256) * 256)
+    params.n_batch, params.n_ubatch = ROWS, setting["ubatch"]
+    params.n_seq_max = sequences
     params.n_threads = params.n_threads_batch = threads
-    return llama.llama_init_from_model(model, params)
+    params.flash_attn_type = FLASH[setting["flash_attn"]]
+    params.kv_unified = setting.get("kv_unified", False)
+    context = llama.llama_init_from_model(model, params)
+    if not context:
+        raise RuntimeError("llama.cpp opens no context with these settings")
+    return context
 
 
-def decode(context, tokens: list[int]) -> None:
-    array = (llama.llama_token * len(tokens))(*tokens)
-    if llama.llama_decode(context, llama.llama_batch_get_one(array, len(tokens))):
-        raise SystemExit("llama_decode failed")
+def decode(context: Any, batch: Any, rows: list[Row]) -> None:
+    batch.n_tokens = len(rows)
+    for i, (token, position, sequence, wanted) in enumerate(rows):
+        batch.token[i], batch.pos[i], batch.logits[i] = token, position, wanted
+        batch.n_seq_id[i], batch.seq_id[i][0] = 1, sequence
+    if llama.llama_decode(context, batch):
+        raise RuntimeError("llama_decode failed")
     llama.llama_synchronize(context)
 
 
-def measure(context, prompt_tokens: int, gen_tokens: int) -> dict[str, float]:
+def measure(context: Any, prompts: list[list[int]], gen_tokens: int) -> Times:
     llama.llama_memory_clear(llama.llama_get_memory(context), True)
-    ids = np.random.default_rng(0).integers(0, 150_000, prompt_tokens).tolist()
+    rows = [
+        (token, at, s, at == len(ids) - 1)
+        for s, ids in enumerate(prompts)
+        for at, token in enumerate(ids)
+    ]
+    batch = llama.llama_batch_init(ROWS, 0, 1)
     start = time.perf_counter()
-    for at in range(0, prompt_tokens, 512):
-        decode(context, ids[at : at + 512])
+    for at in range(0, len(rows), ROWS):
+        decode(context, batch, rows[at : at + ROWS])
     read = time.perf_counter()
     for i in range(gen_tokens):
-        decode(context, [ids[i % prompt_tokens]])
+        step = [(ids[i % len(ids)], len(ids) + i, s, True) for s, ids in enumerate(prompts)]
+        decode(context, batch, step)
     done = time.perf_counter()
-    return {
-        "prefill_tok_per_s": prompt_tokens / (read - start),
-        "decode_tok_per_s": gen_tokens / (done - read),
-    }
+    llama.llama_batch_free(batch)
+    return Times(read - start, done - read, gen_tokens * len(prompts))
 
 
 def main() -> None:
-    path, threads, tokens = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    context = open_context(path, threads, tokens)
-    for line in sys.stdin:
-        prompt_tokens, gen_tokens = map(int, line.split())
-        print(json.dumps(measure(context, prompt_tokens, gen_tokens)), flush=True)
+    model, threads = load(sys.argv[1]), int(sys.argv[2])
+
+    @cache
+    def context(sequences: int, tokens: int, setting: tuple[tuple[str, Any], ...]) -> Any:
+        return open_context(model, threads, sequences, tokens, dict(setting))
+
+    def run(setting: Setting, prompts: list[list[int]], gen_tokens: int) -> Times:
+        tokens = max(map(len, prompts)) + gen_tokens
+        opened = context(len(prompts), tokens, tuple(setting.items()))
+        return measure(opened, prompts, gen_tokens)
+
+    system = llama.llama_print_system_info().decode()
+    serve("llama.cpp", f"llama-cpp-python {llama.__version__}; {system}", run, ONE, MANY)
 
 
 if __name__ == "__main__":

@@ -1,42 +1,96 @@
-"""Our side of a race: the native back end driven directly, with seeded random ids.
+"""qwell as one of the engines compared: `python ours.py MODEL THREADS`.
 
-No sampling and no text, as the peers are driven; `qwell bench` measures the engine users run.
+Drives the native back end with batches as the engine makes them: prompt rows in steps of at most
+max_rows, then one row a sequence; the next token is the most likely one, and choosing it counts.
 """
 
 from __future__ import annotations
 
+import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+from importlib.metadata import version
+from typing import Any
 
-import numpy as np
+from serve import Setting, Times, serve
 
+from qwell.engine.load import load
 from qwell.model.batch import PAGE_SIZE, Batch
 from qwell.native import NativeModel
 
-CHUNK = 256
-"""Prompt rows of one step, as the engine takes them."""
+
+def chunks(lengths: list[int], max_rows: int) -> Iterator[list[tuple[int, int, int]]]:
+    """Steps that read prompts of these lengths in order: (prompt, start, stop) of each part."""
+    step: list[tuple[int, int, int]] = []
+    room = max_rows
+    for prompt, length in enumerate(lengths):
+        at = 0
+        while at < length:
+            stop = min(length, at + room)
+            step.append((prompt, at, stop))
+            room -= stop - at
+            at = stop
+            if not room:
+                yield step
+                step, room = [], max_rows
+    if step:
+        yield step
 
 
-@dataclass(frozen=True)
-class Speed:
-    prefill_tok_per_s: float
-    decode_tok_per_s: float
+def read_prompts(
+    model: NativeModel, prompts: list[list[int]], kv: Any, pages: list[list[int]]
+) -> list[int]:
+    """Fills the cache; the most likely next token of every prompt."""
+    tokens: list[int] = []
+    for step in chunks([len(ids) for ids in prompts], model.max_rows):
+        batch = Batch.make(
+            [prompts[s][at:stop] for s, at, stop in step],
+            past=[at for _, at, _ in step],
+            prompt_len=[len(prompts[s]) for s, _, _ in step],
+            kv=kv,
+            pages=[pages[s] for s, _, _ in step],
+        )
+        ends = [stop == len(prompts[s]) for s, _, stop in step]
+        logits = model.step(replace(batch, out_rows=batch.out_rows[ends]))
+        tokens += logits.argmax(axis=1).tolist()
+    return tokens
 
 
-def measure(model: NativeModel, prompt_tokens: int, gen_tokens: int, seed: int = 0) -> Speed:
-    """One prompt of random ids, read in chunks, then a greedy reply of gen_tokens."""
-    total = prompt_tokens + gen_tokens
-    pages = list(range(-(-total // PAGE_SIZE)))
-    kv = model.new_kv(len(pages))
-    ids = np.random.default_rng(seed).integers(0, 150_000, prompt_tokens).tolist()
+def measure(model: NativeModel, prompts: list[list[int]], gen_tokens: int) -> Times:
+    lengths = [len(ids) for ids in prompts]
+    each = -(-(max(lengths) + gen_tokens) // PAGE_SIZE)
+    pages = [list(range(s * each, (s + 1) * each)) for s in range(len(prompts))]
+    kv = cache(model, each * len(prompts))
     start = time.perf_counter()
-    for at in range(0, prompt_tokens, CHUNK):
-        chunk = Batch.make([ids[at : at + CHUNK]], past=[at], kv=kv, pages=[pages])
-        logits = model.step(chunk)
+    tokens = read_prompts(model, prompts, kv, pages)
     read = time.perf_counter()
-    for past in range(prompt_tokens, total):
-        token = int(logits[0].argmax())
-        row = Batch.make([[token]], past=[past], prompt_len=[prompt_tokens], kv=kv, pages=[pages])
-        logits = model.step(row)
+    for i in range(gen_tokens):
+        past = [n + i for n in lengths]
+        rows = [[token] for token in tokens]
+        batch = Batch.make(rows, past=past, prompt_len=lengths, kv=kv, pages=pages)
+        tokens = model.step(batch).argmax(axis=1).tolist()
     done = time.perf_counter()
-    return Speed(prompt_tokens / (read - start), gen_tokens / (done - read))
+    return Times(read - start, done - read, gen_tokens * len(prompts))
+
+
+@lru_cache(maxsize=1)
+def cache(model: NativeModel, num_pages: int) -> Any:
+    """The pages, kept between measurements as an engine keeps its pool."""
+    return model.new_kv(num_pages)
+
+
+def main() -> None:
+    model = load(sys.argv[1], num_threads=int(sys.argv[2])).engine.backend
+    assert isinstance(model, NativeModel)
+
+    def run(_: Setting, prompts: list[list[int]], gen_tokens: int) -> Times:
+        return measure(model, prompts, gen_tokens)
+
+    setting = {"isa": model.isa, "max_rows": model.max_rows}
+    serve("qwell", version("qwell"), run, [setting], [setting])
+
+
+if __name__ == "__main__":
+    main()
