@@ -22,7 +22,6 @@ using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::c
 using OutMatrix = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using OutFloats = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using OutBytes = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using OutHalves = nb::ndarray<uint16_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Pages = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
@@ -58,40 +57,52 @@ static void linear_kernel(const std::string& isa, Format format, Bytes packed, i
                                 out.data() + p * kPanel, out.shape(1), scratch.data());
 }
 
-static void attention_kernel(const std::string& isa, Matrix q, Pages pages, int head_dim, int first_position,
-                             OutMatrix out, bool int8) {
+using PageList = std::vector<const uint8_t*>;
+
+static void attend(const std::string& isa, Matrix q, const PageList& pages, int head_dim, int first_position,
+                   OutMatrix out, bool int8, const KeyCentre& centre) {
   require(head_dim > 0 && head_dim % kLanes == 0 && head_dim <= kMaxHeadDim, "head_dim is not a multiple of 16");
   const int rows = int(q.shape(0)), group = int(q.shape(1)) / head_dim;
   require(int(q.shape(1)) == group * head_dim && rows > 0 && first_position >= 0, "q must be [rows, group * head_dim]");
-  require(int64_t(pages.shape(1)) == kv_page_bytes(head_dim, int8), "pages have the wrong size");
-  require(first_position + rows <= int(pages.shape(0)) * kPage, "fewer pages than positions");
+  require(first_position + rows <= int(pages.size()) * kPage, "fewer pages than positions");
   require(out.shape(0) == q.shape(0) && out.shape(1) == q.shape(1), "out must have the shape of q");
-  std::vector<const uint8_t*> at;
-  for (size_t i = 0; i < pages.shape(0); i++) at.push_back(pages.data() + i * pages.shape(1));
   std::vector<float> partials(size_t(rows + 1) * group * partial_floats(head_dim));
   std::vector<uint16_t> unpacked(size_t(kPart) * 2 * head_dim);
-  kernels_named(isa).attention({q.data(), out.data(), int64_t(q.shape(1)), at.data(), rows, group, head_dim,
-                                first_position, int8, partials.data(), unpacked.data()});
+  kernels_named(isa).attention({q.data(), out.data(), int64_t(q.shape(1)), pages.data(), rows, group, head_dim,
+                                first_position, int8, partials.data(), centre, unpacked.data()});
 }
 
-// Keys and values [64, head_dim] of one kv head as an int8 page.
-static void pack_kv(Matrix keys, Matrix values, OutBytes page) {
-  const int H = int(keys.shape(1));
-  require(H > 0 && H % kLanes == 0 && H <= kMaxHeadDim, "head_dim is not a multiple of 16");
-  require(keys.shape(0) == kPage && values.shape(0) == kPage && int(values.shape(1)) == H, "must be [64, head_dim]");
-  require(int64_t(page.shape(0)) == kv_page_bytes(H, true), "the page has the wrong size");
-  const KvCache cache({H, 1, 1, H, 1, 1}, 1, true);
-  for (int i = 0; i < kPage; i++) {
-    cache.write_key(page.data(), i, keys.data() + i * H);
-    cache.write_value(page.data(), i, values.data() + i * H);
-  }
+static void attention(const std::string& isa, Matrix q, Pages pages, int head_dim, int first_position, OutMatrix out) {
+  require(int64_t(pages.shape(1)) == kv_page_bytes(head_dim, false), "pages have the wrong size");
+  PageList list;
+  for (size_t i = 0; i < pages.shape(0); i++) list.push_back(pages.data() + i * pages.shape(1));
+  attend(isa, q, list, head_dim, first_position, out, false, {});
 }
 
-static void unpack_kv(const std::string& isa, Bytes page, int head_dim, OutHalves out) {
-  require(head_dim > 0 && head_dim % kLanes == 0 && head_dim <= kMaxHeadDim, "head_dim is not a multiple of 16");
-  require(int64_t(page.shape(0)) == kv_page_bytes(head_dim, true), "the page has the wrong size");
-  require(int(out.shape(0)) == 2 * head_dim * kPage, "out must have the numbers of a page");
-  kernels_named(isa).unpack_kv(page.data(), head_dim, out.data());
+// Over the pages 0, 1, ... of a cache, in this order; its first layer and head.
+static void cache_attention(const std::string& isa, Matrix q, const KvCache& cache, int first_position, OutMatrix out) {
+  PageList list;
+  for (int i = 0; i < cache.pages; i++) list.push_back(cache.at(0, i, 0));
+  attend(isa, q, list, cache.shape.head_dim, first_position, out, cache.int8, cache.centre(0, 0));
+}
+
+// Page i of the first layer and head holds positions 64 i to 64 i + 63.
+static void cache_write(KvCache& cache, int position, Floats key, Floats value) {
+  require(position >= 0 && position < cache.pages * kPage, "position is not in the cache");
+  require(int(key.shape(0)) == cache.shape.head_dim && key.shape(0) == value.shape(0), "key or value is no head");
+  cache.write_key(0, position / kPage, 0, position, key.data());
+  cache.write_value(0, position / kPage, 0, position, value.data());
+}
+
+static nb::bytes cache_page(const KvCache& cache, int page) {
+  require(page >= 0 && page < cache.pages, "no such page");
+  return nb::bytes(cache.at(0, page, 0), kv_page_bytes(cache.shape.head_dim, cache.int8));
+}
+
+static void cache_unpack(const std::string& isa, const KvCache& cache, int page, OutHalves out) {
+  require(cache.int8 && page >= 0 && page < cache.pages, "no such int8 page");
+  require(int(out.shape(0)) == 2 * cache.shape.head_dim * kPage, "out must have the numbers of a page");
+  kernels_named(isa).unpack_kv(cache.at(0, page, 0), cache.centre(0, 0), page, cache.shape.head_dim, out.data());
 }
 
 static void row_kernel(const std::string& isa, const std::string& op, Floats a, Floats b, int n, float eps,
@@ -128,11 +139,11 @@ void bind_kernels(nb::module_& m) {
       },
       "One column of a packed matrix, dequantised.");
   m.def("linear", &linear_kernel, "isa"_a, "format"_a, "packed"_a, "n"_a, "x"_a, "q16"_a, "out"_a.noconvert());
-  m.def("attention", &attention_kernel, "isa"_a, "q"_a, "pages"_a, "head_dim"_a, "first_position"_a,
-        "out"_a.noconvert(), "int8"_a = false);
-  m.def("kv_page_bytes", &kv_page_bytes, "head_dim"_a, "int8"_a, "Of one page of one kv head.");
-  m.def("pack_kv", &pack_kv, "keys"_a, "values"_a, "page"_a.noconvert());
-  m.def("unpack_kv", &unpack_kv, "isa"_a, "page"_a, "head_dim"_a, "out"_a.noconvert());
+  m.def("attention", &attention, "isa"_a, "q"_a, "pages"_a, "head_dim"_a, "first_position"_a, "out"_a.noconvert());
+  m.def("cache_attention", &cache_attention, "isa"_a, "q"_a, "cache"_a, "first_position"_a, "out"_a.noconvert());
+  m.def("cache_write", &cache_write, "cache"_a, "position"_a, "key"_a, "value"_a);
+  m.def("cache_page", &cache_page, "cache"_a, "page"_a);
+  m.def("cache_unpack", &cache_unpack, "isa"_a, "cache"_a, "page"_a, "out"_a.noconvert());
   m.def("row_op", &row_kernel, "isa"_a, "op"_a, "a"_a, "b"_a, "n"_a, "eps"_a, "y"_a.noconvert());
 }
 

@@ -54,25 +54,33 @@ void tile_linear(const std::string& isa, Format format, Bytes packed, int n, Mat
   tiles.end();
 }
 
-void tile_attention(const std::string& isa, Matrix q, Pages pages, int head_dim, int first_position, OutMatrix out,
-                    bool int8) {
+void tile_attention(const std::string& isa, Matrix q, Pages pages, int head_dim, int first_position, OutMatrix out) {
   const TileKernels& tiles = tiles_named(isa);
   require(head_dim > 0 && head_dim % kLanes == 0 && head_dim <= kMaxHeadDim, "head_dim is not a multiple of 16");
   const int rows = int(q.shape(0)), group = int(q.shape(1)) / head_dim;
   const int64_t width = q.shape(1);
   require(width == group * head_dim && rows > 0 && first_position >= 0, "q must be [rows, group * head_dim]");
-  require(int64_t(pages.shape(1)) == kv_page_bytes(head_dim, int8), "pages have the wrong size");
+  require(int64_t(pages.shape(1)) == kv_page_bytes(head_dim, false), "pages have the wrong size");
   require(first_position + rows <= int(pages.shape(0)) * kPage, "fewer pages than positions");
   require(out.shape(0) == q.shape(0) && out.shape(1) == q.shape(1), "out must have the shape of q");
   std::vector<const uint8_t*> at;
   for (size_t i = 0; i < pages.shape(0); i++) at.push_back(pages.data() + i * pages.shape(1));
-  std::vector<uint16_t> unpacked(size_t(kPart) * 2 * head_dim);
   Region scratch(TileScratch::bytes(group, head_dim), false);
   tiles.begin();
   for (int r = 0, n; r < rows; r += n) {
     n = std::min(kTileRows - (first_position + r) % kTileRows, rows - r);
-    tiles.attention({q.data() + r * width, out.data() + r * width, width, at.data(), n, group, head_dim,
-                     first_position + r, int8, nullptr, unpacked.data()},
+    tiles.attention({q.data() + r * width,
+                     out.data() + r * width,
+                     width,
+                     at.data(),
+                     n,
+                     group,
+                     head_dim,
+                     first_position + r,
+                     false,
+                     nullptr,
+                     {},
+                     nullptr},
                     scratch.data());
   }
   tiles.end();
@@ -83,7 +91,7 @@ void tile_attention(const std::string& isa, Matrix q, Pages pages, int head_dim,
 void bind_tiles(nb::module_& m) {
   m.def("tile_linear", &tile_linear, "isa"_a, "format"_a, "packed"_a, "n"_a, "x"_a, "out"_a.noconvert());
   m.def("tile_attention", &tile_attention, "isa"_a, "q"_a, "pages"_a, "head_dim"_a, "first_position"_a,
-        "out"_a.noconvert(), "int8"_a = false);
+        "out"_a.noconvert());
 }
 
 }  // namespace qwell

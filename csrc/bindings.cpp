@@ -105,11 +105,18 @@ NB_MODULE(_core, m) {
   nb::class_<KvCache>(m, "KvCache", "Pages of keys and values, committed as they are used.")
       .def(
           "__init__",
-          [](KvCache* self, const Program& program, int pages, bool int8) {
+          [](KvCache* self, int layers, int kv_heads, int head_dim, int pages, Floats key_bias, Floats inv_freq) {
+            require(layers > 0 && kv_heads > 0 && head_dim > 0 && head_dim % kLanes == 0 && head_dim <= kMaxHeadDim,
+                    "head_dim is not a multiple of 16 up to 256");
             require(pages >= 1, "a KV cache needs at least one page");
-            new (self) KvCache(program.shape, pages, int8);
+            const size_t biases = key_bias.shape(0);
+            require(biases == 0 || biases == size_t(layers) * kv_heads * head_dim, "key_bias is not one for each key");
+            require(biases == 0 || int(inv_freq.shape(0)) * 2 == head_dim, "inv_freq is not head_dim / 2");
+            const Shape shape{0, kv_heads, kv_heads, head_dim, layers, 0};
+            new (self) KvCache(shape, pages, {copy(key_bias), copy(inv_freq)});
           },
-          "program"_a, "pages"_a, "int8"_a = false)
+          "layers"_a, "kv_heads"_a, "head_dim"_a, "pages"_a, "key_bias"_a, "inv_freq"_a,
+          "bf16 if key_bias is empty, else int8.")
       .def_ro("pages", &KvCache::pages);
 
   nb::class_<Program>(m, "Program", "Phases over static buffers; one step is one call without the GIL.")

@@ -26,8 +26,11 @@
 //   Every part of 1,024 keys is computed for itself, then the parts are merged in ascending order:
 //     new = max(top, part's top); a = exp(top - new); b = exp(part's top - new)
 //     sum = fma(sum, a, part's sum * b); o[d] = fma(o[d], a, part's o[d] * b)
-//   result o[d] / sum. Keys and values are bf16;
-//   those of int8 pages are bf16(float(code) * scale), one scale for each 32 of d.
+//   result o[d] / sum. Keys and values are bf16.
+// int8 pages: one scale for each 32 of d. Values are bf16(float(code) * scale). Keys of Qwen2.5 are
+//   small changes of a large bias, so only what differs from it is coded: the key in slot j of page p
+//   is bf16(fma(float(code), scale, centre)), centre = R(j) R(64 p) bias, with R(n) the rotation
+//   that rope gives position n: lo' = lo * cos - hi * sin, hi' = hi * cos + lo * sin.
 // exp: n = round_to_even(x * log2(e)); r = fma(n, -ln2_lo, fma(n, -ln2_hi, x)); polynomial of
 //   degree 6 in Horner form by fma; times 2^n. Arguments below -87 give 0, above 88 are clamped.
 // sampling, rows of float32 logits in blocks of 128. A weight is a whole number of units, 2^30 units
@@ -75,6 +78,13 @@ enum class Precision : int { Q8, Q16 };
 constexpr int kBlock = 128;    // logits a maximum and a sum stand for
 constexpr int kUnitBits = 30;  // a weight of 1 in units: 2^30
 
+// The rotated bias of k_proj, which int8 keys leave out; see above.
+struct KeyCentre {
+  const float* bias;   // [H], of one layer and kv head
+  const float* pages;  // [p][H / 2] cos, then sin of R(64 p), H floats a page
+  const float* slots;  // cos [H / 2][64] of R(j), then sin
+};
+
 // What one attention item reads and writes: `rows` query rows of one sequence and one kv head.
 struct AttentionItem {
   const float* q;               // first query row, first query head of the group
@@ -85,6 +95,7 @@ struct AttentionItem {
   int first_position;  // of the first row; row r sees keys 0 .. first_position + r
   bool int8;           // pages
   float* scratch;      // [rows + 1][group][partial_floats(head_dim)]
+  KeyCentre centre;    // int8
   uint16_t* unpacked;  // int8: room for the pages of one part in bf16
 };
 inline int partial_floats(int head_dim) { return head_dim + kLanes; }
@@ -129,7 +140,8 @@ struct Kernels {
   void (*attention)(const AttentionItem&);
   void (*attention_part)(const AttentionItem&, int part, float* to);
   void (*attention_merge)(const AttentionItem&, const float* parts, int count);
-  void (*unpack_kv)(const uint8_t* page, int head_dim, uint16_t* to);  // an int8 page as a bf16 page
+  // Int8 page `index` of a sequence as a bf16 page.
+  void (*unpack_kv)(const uint8_t* page, const KeyCentre&, int index, int head_dim, uint16_t* to);
   // Copies blocks of logits and their maxima, -infinity where the bit of `allow` (if there is one)
   // is 0. False if a logit, allowed or not, is NaN or +infinity. The copy may be x itself.
   bool (*take)(const float* x, const uint32_t* allow, int blocks, float* copy, float* maxima);

@@ -4,16 +4,36 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-
-#include "kernels.h"
+#include <utility>
 
 namespace qwell {
 
-KvCache::KvCache(const Shape& s, int pages, bool int8)
+KvCache::KvCache(const Shape& s, int pages, KeyBias bias)
     : shape(s),
       pages(pages),
-      int8(int8),
-      memory(int64_t(s.layers) * pages * s.kv_heads * kv_page_bytes(s.head_dim, int8), false) {}
+      int8(!bias.bias.empty()),
+      memory(int64_t(s.layers) * pages * s.kv_heads * kv_page_bytes(s.head_dim, int8), false),
+      bias_(std::move(bias.bias)) {
+  if (!int8) return;
+  const int H = s.head_dim, half = H / 2;
+  page_turns_.resize(size_t(pages) * H), slot_turns_.resize(size_t(kPage) * H);
+  for (int d = 0; d < half; d++) {
+    for (int p = 0; p < pages; p++) {
+      const float angle = float(p * kPage) * bias.inv_freq[d];
+      page_turns_[size_t(p) * H + d] = std::cos(angle), page_turns_[size_t(p) * H + half + d] = std::sin(angle);
+    }
+    for (int j = 0; j < kPage; j++) {
+      const float angle = float(j) * bias.inv_freq[d];
+      slot_turns_[d * kPage + j] = std::cos(angle), slot_turns_[(half + d) * kPage + j] = std::sin(angle);
+    }
+  }
+}
+
+KeyCentre KvCache::centre(int layer, int head) const {
+  if (!int8) return {};
+  const size_t at = (size_t(layer) * shape.kv_heads + head) * shape.head_dim;
+  return {bias_.data() + at, page_turns_.data(), slot_turns_.data()};
+}
 
 uint8_t* KvCache::at(int layer, int page, int head) const {
   const int64_t index = (int64_t(layer) * pages + page) * shape.kv_heads + head;
@@ -46,23 +66,38 @@ static int8_t code_of(float x, float scale) {
   return int8_t(std::clamp(std::nearbyint(x / scale), -127.0f, 127.0f));
 }
 
-void KvCache::write_key(uint8_t* page, int slot, const float* key) const {
-  const int H = shape.head_dim;
-  if (!int8) {
-    for (int d = 0; d < H; d++) reinterpret_cast<uint16_t*>(page)[d * kPage + slot] = to_bf16(key[d]);
-    return;
-  }
-  uint16_t* scales = reinterpret_cast<uint16_t*>(page + H * kPage);
-  for (int d = 0; d < H; d++) {
-    uint16_t& scale = scales[d / 32 * kPage + slot];
-    if (d % 32 == 0) scale = scale_of(key + d, std::min(32, H - d));
-    page[d * kPage + slot] = uint8_t(code_of(key[d], from_bf16(scale)));
+// key - R(j) R(64 p) bias for the token at 64 p + j, as the kernels add it again.
+static void take_centre(const KeyCentre& centre, int position, int head_dim, const float* key, float* rest) {
+  const int half = head_dim / 2, slot = position % kPage;
+  const float *lo = centre.bias, *hi = lo + half;
+  const float *cos = centre.pages + int64_t(position / kPage) * head_dim, *sin = cos + half;
+  for (int d = 0; d < half; d++) {
+    const float a = lo[d] * cos[d] - hi[d] * sin[d], b = hi[d] * cos[d] + lo[d] * sin[d];
+    const float c = centre.slots[d * kPage + slot], s = centre.slots[(half + d) * kPage + slot];
+    rest[d] = key[d] - (a * c - b * s), rest[half + d] = key[half + d] - (b * c + a * s);
   }
 }
 
-void KvCache::write_value(uint8_t* page, int slot, const float* value) const {
-  const int H = shape.head_dim, groups = kv_groups(H);
-  uint8_t* values = page + kv_page_bytes(H, int8) / 2;
+void KvCache::write_key(int layer, int page, int head, int position, const float* key) const {
+  const int H = shape.head_dim, slot = position % kPage;
+  uint8_t* keys = at(layer, page, head);
+  if (!int8) {
+    for (int d = 0; d < H; d++) reinterpret_cast<uint16_t*>(keys)[d * kPage + slot] = to_bf16(key[d]);
+    return;
+  }
+  float rest[kMaxHeadDim];
+  take_centre(centre(layer, head), position, H, key, rest);
+  uint16_t* scales = reinterpret_cast<uint16_t*>(keys + H * kPage);
+  for (int d = 0; d < H; d++) {
+    uint16_t& scale = scales[d / 32 * kPage + slot];
+    if (d % 32 == 0) scale = scale_of(rest + d, std::min(32, H - d));
+    keys[d * kPage + slot] = uint8_t(code_of(rest[d], from_bf16(scale)));
+  }
+}
+
+void KvCache::write_value(int layer, int page, int head, int position, const float* value) const {
+  const int H = shape.head_dim, groups = kv_groups(H), slot = position % kPage;
+  uint8_t* values = at(layer, page, head) + kv_page_bytes(H, int8) / 2;
   if (!int8) {
     for (int d = 0; d < H; d++) reinterpret_cast<uint16_t*>(values)[slot * H + d] = to_bf16(value[d]);
     return;

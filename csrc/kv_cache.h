@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
+#include "kernels.h"
 #include "memory.h"
 
 namespace qwell {
@@ -12,18 +14,28 @@ struct Shape {  // of the model
   int hidden, heads, kv_heads, head_dim, layers, vocab;
 };
 
+// What int8 keys leave out. Without it the cache is bf16.
+struct KeyBias {
+  std::vector<float> bias;      // [layers][kv heads][head_dim], of k_proj; zeros where there is none
+  std::vector<float> inv_freq;  // [head_dim / 2]
+};
+
 struct KvCache {  // [layer][page][kv head]
-  KvCache(const Shape& shape, int pages, bool int8);
+  KvCache(const Shape& shape, int pages, KeyBias bias);
   uint8_t* at(int layer, int page, int head) const;
-  // Key or value [head_dim] of the token at `slot` of a page, rounded to the cache's type. In int8 a
-  // group with a number that is not finite becomes NaN.
-  void write_key(uint8_t* page, int slot, const float* key) const;
-  void write_value(uint8_t* page, int slot, const float* value) const;
+  KeyCentre centre(int layer, int head) const;
+  // Key or value [head_dim] of a token, rounded to the cache's type. In int8 a group with a number
+  // that is not finite becomes NaN.
+  void write_key(int layer, int page, int head, int position, const float* key) const;
+  void write_value(int layer, int page, int head, int position, const float* value) const;
 
   Shape shape;
   int pages;
   bool int8;
   Region memory;
+
+ private:
+  std::vector<float> bias_, page_turns_, slot_turns_;  // KeyCentre
 };
 
 }  // namespace qwell

@@ -276,13 +276,10 @@ struct Worker {
   }
 
   void store_heads(Product::Dest dest, int layer, const float* y, int r, int column, int columns) {
-    const int H = p.shape.head_dim, at = step.batch.positions[r] % kPage;
-    const int page = step.pages_of(r)[step.batch.positions[r] / kPage];
-    for (int c = 0; c < columns; c += H) {
-      uint8_t* base = step.kv.at(layer, page, (column + c) / H);
-      if (dest == Product::Keys) step.kv.write_key(base, at, y + c);
-      else step.kv.write_value(base, at, y + c);
-    }
+    const int H = p.shape.head_dim, position = step.batch.positions[r];
+    const int page = step.pages_of(r)[position / kPage];
+    const auto write = dest == Product::Keys ? &KvCache::write_key : &KvCache::write_value;
+    for (int c = 0; c < columns; c += H) (step.kv.*write)(layer, page, (column + c) / H, position, y + c);
   }
 
   void attention(const Phase& phase) {
@@ -305,6 +302,7 @@ struct Worker {
                                first,
                                step.kv.int8,
                                scratch.partials.data(),
+                               step.kv.centre(phase.layer, item.head),
                                reinterpret_cast<uint16_t*>(scratch.unpacked_pages.data())};
       if (item.tiled) kernels.tiles->attention(work, scratch.tile_kernels.data());
       else if (item.part < 0) kernels.attention(work);

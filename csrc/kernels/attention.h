@@ -111,7 +111,7 @@ struct PartPages {
 inline const uint16_t* open_page(const AttentionItem& item, int block, int slot) {
   if (!item.int8) return reinterpret_cast<const uint16_t*>(item.pages[block]);
   uint16_t* page = item.unpacked + int64_t(slot) * 2 * item.head_dim * kPage;
-  unpack_kv(item.pages[block], item.head_dim, page);
+  unpack_kv(item.pages[block], item.centre, block, item.head_dim, page);
   return page;
 }
 

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from qwell import _core
+from qwell.model.weights import Rope
 from tests.native.bits import F32, assert_same_bits, raw
 from tests.native.talks import MAX_ROWS, Reader, Talk, poisonable, read_alone, read_in_chunks
 from tests.native.test_kernels import to_bf16
 from tests.native.tiny import open_native
 
 ISAS = _core.isa_available()
+EMULATED = ["emulated"] if "avx512" in ISAS else []
 HEAD_DIMS = (16, 48, 64, 80, 128)
 
 
@@ -34,79 +36,110 @@ def slow_groups(x: F32) -> tuple[np.ndarray, np.ndarray]:
     return codes, np.stack(scales, 1)
 
 
-def slow_page(keys: F32, values: F32) -> np.ndarray:
-    (k, ks), (v, vs) = slow_groups(keys), slow_groups(values)
-    parts = (k.T, ks.T, v, vs)
-    return np.concatenate([np.ascontiguousarray(part).reshape(-1).view(np.uint8) for part in parts])
+def centres(bias: F32, count: int) -> F32:
+    """What RoPE makes of the bias at positions 0 .. count - 1: [count, H], in two rotations."""
+    half = len(bias) // 2
+
+    def turn(x: F32, angle: F32) -> F32:
+        cos, sin = np.cos(angle), np.sin(angle)
+        lo, hi = x[..., :half], x[..., half:]
+        return np.concatenate([lo * cos - hi * sin, hi * cos + lo * sin], -1)
+
+    at = np.arange(count)
+    pages = turn(bias, (at // 64 * 64).astype(np.float32)[:, None] * freq(len(bias)))
+    return turn(pages, (at % 64).astype(np.float32)[:, None] * freq(len(bias)))
 
 
-def slow_unpacked(keys: F32, values: F32) -> np.ndarray:
-    def back(x: F32) -> np.ndarray:
-        codes, scales = slow_groups(x)
-        return to_bf16(codes.astype(np.float32) * np.repeat(widen(scales), 32, 1)[:, : x.shape[1]])
-
-    return np.concatenate([back(keys).T.reshape(-1), back(values).reshape(-1)])
+def freq(head_dim: int) -> F32:
+    return Rope(head_dim, 1e6).inv_freq
 
 
-def pack(keys: F32, values: F32) -> np.ndarray:
-    page = np.empty(_core.kv_page_bytes(keys.shape[1], True), np.uint8)
-    _core.pack_kv(keys, values, page)
-    return page
+def make_cache(bias: F32, keys: F32, values: F32) -> _core.KvCache:
+    cache = _core.KvCache(1, 1, len(bias), -(-len(keys) // 64), bias, freq(len(bias)))
+    for i, (key, value) in enumerate(zip(keys, values, strict=True)):
+        _core.cache_write(cache, i, key, value)
+    return cache
 
 
-def heads(head_dim: int, seed: int) -> tuple[F32, F32]:
-    """Keys with channels a hundred times the others, as Qwen2.5 has them; a group of zeros."""
-    rng = np.random.default_rng(seed)
-    keys, values = rng.standard_normal((2, 64, head_dim), np.float32)
-    keys[:, ::11] *= 100
-    keys[3, :32] = values[4, -16:] = 0
-    values[5] *= 1e-38
-    return keys, values
+def heads(head_dim: int, count: int) -> tuple[F32, F32, F32]:
+    """A bias with channels a hundred times the others, as Qwen2.5 has them, keys near what RoPE
+    makes of it, values; groups of zeros and of denormals."""
+    rng = np.random.default_rng(head_dim)
+    keys, values = rng.standard_normal((2, count, head_dim), np.float32)
+    bias = rng.standard_normal(head_dim, np.float32)
+    bias[::11] *= 100
+    keys += centres(bias, count)
+    values[1, -16:] = 0
+    values[2] *= 1e-38
+    return bias, keys, values
+
+
+def unpacked(isa: str, cache: _core.KvCache, head_dim: int) -> tuple[F32, F32]:
+    """Keys and values [tokens, H] as attention reads them."""
+    keys, values = [], []
+    for page in range(cache.pages):
+        got = np.empty(2 * 64 * head_dim, np.uint16)
+        _core.cache_unpack(isa, cache, page, got)
+        keys.append(widen(got[: 64 * head_dim]).reshape(head_dim, 64).T)
+        values.append(widen(got[64 * head_dim :]).reshape(64, head_dim))
+    return np.concatenate(keys), np.concatenate(values)
 
 
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
-def test_a_page_is_written_by_the_rule(head_dim: int) -> None:
-    keys, values = heads(head_dim, head_dim)
-    page = pack(keys, values)
-    assert page.tobytes() == slow_page(keys, values).tobytes()
+def test_codes_and_scales_are_as_the_rule_says(head_dim: int) -> None:
+    _, keys, values = heads(head_dim, 64)
+    cache = make_cache(np.zeros(head_dim, np.float32), keys, values)  # no bias: plain groups
+    (k, ks), (v, vs) = slow_groups(keys), slow_groups(values)
+    want = b"".join(np.ascontiguousarray(part).tobytes() for part in (k.T, ks.T, v, vs))
+    assert _core.cache_page(cache, 0) == want
     for isa in ISAS:
-        got = np.empty(2 * 64 * head_dim, np.uint16)
-        _core.unpack_kv(isa, page, head_dim, got)
-        assert got.tobytes() == slow_unpacked(keys, values).tobytes(), isa
+        got = unpacked(isa, cache, head_dim)
+        for found, codes, scales in zip(got, (k, v), (ks, vs), strict=True):
+            exact = codes * np.repeat(widen(scales), 32, 1)[:, :head_dim]
+            assert found.tobytes() == widen(to_bf16(exact.astype(np.float32))).tobytes(), isa
+
+
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+def test_the_bias_does_not_cost_accuracy(head_dim: int) -> None:
+    bias, keys, values = heads(head_dim, 200)
+    cache = make_cache(bias, keys, values)
+    want = unpacked("scalar", cache, head_dim)
+    for isa in ISAS:
+        for got, same in zip(unpacked(isa, cache, head_dim), want, strict=True):
+            assert_same_bits(got[:200], same[:200], isa)
+    rest = keys - centres(bias, 200)
+    step = np.abs(rest).max() / 127  # of a code; and bf16 rounds the sum
+    assert (np.abs(want[0][:200] - keys) <= 0.51 * step + np.abs(keys) * 2.0**-8).all()
+    assert (np.abs(want[1][:200] - values) <= np.abs(values).max() / 127).all()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_stays_so(bad: float) -> None:
-    keys, values = heads(64, 1)
+    bias, keys, values = heads(64, 64)
     keys[7, 40] = values[9, 3] = bad
-    page = pack(keys, values)
+    cache = make_cache(bias, keys, values)
     for isa in ISAS:
-        got = np.empty(2 * 64 * 64, np.uint16)
-        _core.unpack_kv(isa, page, 64, got)
-        k, v = widen(got[: 64 * 64]).reshape(64, 64).T, widen(got[64 * 64 :]).reshape(64, 64)
+        k, v = unpacked(isa, cache, 64)
         assert np.isnan(k[7, 32:]).all() and np.isnan(v[9, :32]).all(), isa
         assert np.isnan(k).sum() == np.isnan(v).sum() == 32, isa
 
 
 @pytest.mark.parametrize(("head_dim", "rows", "first"), [(64, 1, 2070), (48, 5, 1021), (128, 3, 0)])
 def test_attention_reads_what_the_pages_stand_for(head_dim: int, rows: int, first: int) -> None:
-    count = -(-(first + rows) // 64)
-    pages = [heads(head_dim, i) for i in range(count)]
-    int8 = np.stack([pack(*page) for page in pages])
-    bf16 = raw(np.stack([slow_unpacked(*page) for page in pages]))
+    bias, keys, values = heads(head_dim, first + rows)
+    cache = make_cache(bias, keys, values)
+    whole = np.empty((cache.pages, 2 * 64 * head_dim), np.uint16)
+    for page in range(cache.pages):
+        _core.cache_unpack("scalar", cache, page, whole[page])
     q = np.random.default_rng(0).standard_normal((rows, 3 * head_dim), np.float32)
     for isa in ISAS:
         got, want = np.empty_like(q), np.empty_like(q)
-        _core.attention(isa, q, int8, head_dim, first, got, True)
-        _core.attention(isa, q, bf16, head_dim, first, want)
+        _core.cache_attention(isa, q, cache, first, got)
+        _core.attention(isa, q, raw(whole), head_dim, first, want)
         assert_same_bits(got, want, isa)
-    got, want = np.empty_like(q), np.empty_like(q)
-    _core.tile_attention("emulated-scalar", q, int8, head_dim, first, got, True)
-    _core.tile_attention("emulated-scalar", q, bf16, head_dim, first, want)
-    assert_same_bits(got, want, "tiles")
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", [*ISAS, *EMULATED])
 def test_one_answer(isa: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks, threads and poisoned neighbours change no bit; long rows are cut into parts."""
     monkeypatch.setenv("QWELL_FORCE_ISA", isa)

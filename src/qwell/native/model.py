@@ -12,7 +12,7 @@ from qwell import _core
 from qwell.config import ModelConfig
 from qwell.errors import MemoryBudgetError, StorageError, UnsupportedModelError
 from qwell.model.batch import Batch
-from qwell.model.weights import build_weights
+from qwell.model.weights import F32, Rope, Weights, build_weights
 from qwell.native.build import build
 from qwell.native.cpu import default_threads, selected_isa
 from qwell.native.fuse import fuse, listing
@@ -27,10 +27,11 @@ class NativeModel:
     """The native back end over one packed folder; same face as `ReferenceModel`."""
 
     def __init__(
-        self, program: _core.Program, config: ModelConfig, text: str, kv_dtype: str = "bf16"
+        self, program: _core.Program, config: ModelConfig, text: str, key_bias: F32 | None = None
     ) -> None:
-        self.config, self.max_rows, self.kv_dtype = config, program.max_rows, kv_dtype
-        self._program, self._listing = program, text
+        """key_bias: see `_key_bias`; with it, keys and values are kept in int8."""
+        self.config, self.max_rows = config, program.max_rows
+        self._program, self._listing, self._key_bias = program, text, key_bias
 
     @classmethod
     def open(
@@ -64,11 +65,16 @@ class NativeModel:
                 f"{size:,} bytes of weights do not fit in memory: close other programs, "
                 "or choose a smaller model"
             ) from error
-        return cls(program, config, listing(phases), kv_dtype)
+        key_bias = _key_bias(weights) if kv_dtype == "int8" else None
+        return cls(program, config, listing(phases), key_bias)
 
     @property
     def num_threads(self) -> int:
         return int(self._program.threads)
+
+    @property
+    def kv_dtype(self) -> str:
+        return "bf16" if self._key_bias is None else "int8"
 
     @property
     def isa(self) -> str:
@@ -92,7 +98,14 @@ class NativeModel:
         """Pages for keys and values in kv_dtype; memory is committed as pages are first used.
         Raises MemoryBudgetError if not even the addresses can be had."""
         try:
-            return _core.KvCache(self._program, num_pages, self.kv_dtype == "int8")
+            return _core.KvCache(
+                self.config.num_layers,
+                self.config.num_kv_heads,
+                self.config.head_dim,
+                num_pages,
+                np.empty(0, np.float32) if self._key_bias is None else self._key_bias,
+                Rope(self.config.head_dim, self.config.rope_theta).inv_freq,
+            )
         except MemoryError as error:
             raise MemoryBudgetError(
                 f"a KV cache of {num_pages:,} pages does not fit in memory: use a smaller --ctx"
@@ -108,6 +121,19 @@ class NativeModel:
         rows = (batch.positions, batch.out_rows)
         self._program.step(*parts, *rows, table, batch.kv, logits)
         return logits
+
+
+def _key_bias(weights: Weights) -> F32:
+    """The bias every key of every layer has before RoPE, [layers * kv heads * head_dim].
+
+    Int8 pages leave it out of what they code: some of its channels are a hundred times what a token
+    adds (LOG.md, 2026-11-24). Zeros where there is none, or where keys are normed after it.
+    """
+    config = weights.config
+    nothing = np.zeros(config.num_kv_heads * config.head_dim, np.float32)
+    attentions = [layer.self_attn for layer in weights.layers]
+    biases = [None if a.k_norm is not None else a.k_proj.bias for a in attentions]
+    return np.concatenate([nothing if b is None else b.float32().reshape(-1) for b in biases])
 
 
 def check_supported(config: ModelConfig) -> None:
