@@ -7,7 +7,6 @@ for a compiler thread that has run away cannot be stopped.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -18,7 +17,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qwell.engine.grammar_spec import GrammarSpec
-from qwell.engine.lark import NO_ESCAPES, tools_grammar
 from qwell.engine.sampler import Mask
 from qwell.errors import QwellError, UsageError
 
@@ -38,8 +36,9 @@ _PROBE = f"""
 import resource, sys
 resource.setrlimit(resource.RLIMIT_CPU, ({_SECONDS}, {_SECONDS}))
 resource.setrlimit(resource.RLIMIT_AS, ({_BYTES}, {_BYTES}))
-from llguidance import LLMatcher
-LLMatcher.validate_grammar(sys.stdin.buffer.read().decode())
+from llguidance import LLMatcher, LLTokenizer
+matcher = LLMatcher(LLTokenizer("byte"), sys.stdin.buffer.read().decode(), log_level=0)
+matcher.compute_bitmask()
 """
 
 
@@ -103,6 +102,7 @@ class GrammarCompiler:
         if spec.kind == "lark" or len(text) > 8192 or sum(map(text.count, _HEAVY)) > 3:
             _probe(text)
         matcher = LLMatcher(self._ll_tokenizer, text, log_level=0, limits=_limits())
+        matcher.compute_bitmask()  # here a grammar without any text fails
         problems = [matcher.get_error()] if matcher.is_error() else matcher.get_grammar_warnings()
         if problems:
             name = spec.kind.replace("_", " ").replace("tools", "schema of the tools")
@@ -112,9 +112,14 @@ class GrammarCompiler:
     def _source(self, spec: GrammarSpec) -> str:
         from llguidance import LLMatcher
 
+        from qwell.engine.lark import NO_ESCAPES, tools_grammar
+
         if spec.kind == "json_schema":
             how = {"whitespace_pattern": _WHITE_SPACE, **NO_ESCAPES}
-            return LLMatcher.grammar_from_json_schema(spec.source, overrides=how)  # type: ignore[arg-type]
+            try:
+                return LLMatcher.grammar_from_json_schema(spec.source, overrides=how)  # type: ignore[arg-type]
+            except ValueError as error:
+                raise UsageError(f"the schema cannot be enforced: {error}") from error
         if spec.kind == "regex":
             return LLMatcher.grammar_from_regex(spec.source)
         is_lark = spec.kind == "lark"
@@ -155,6 +160,8 @@ def _limits() -> LLParserLimits:
 
 def _probe(text: str) -> None:
     """Raises UsageError if the grammar takes more than its share of time or memory."""
+    import subprocess
+
     command = [sys.executable, "-P", "-c", _PROBE]
     try:
         subprocess.run(

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qwell.engine.schema import check_schema
 from qwell.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,6 +40,8 @@ class GrammarSpec:
         Properties come in the order of the schema. A keyword that cannot be enforced is an error
         that names it and its place.
         """
+        from qwell.engine.schema import check_schema
+
         return cls("json_schema", _dump(check_schema(_load(schema))))
 
     @classmethod
@@ -84,6 +85,8 @@ class GrammarSpec:
 
 
 def _arguments(tool: ToolSpec, index: int, *, is_checked: bool) -> Any:
+    from qwell.engine.schema import check_schema
+
     where = f"tools[{index}].function.parameters"
     return check_schema(tool.parameters, where) if is_checked else {"type": "object"}
 

@@ -74,6 +74,4 @@ _START = {
 
 
 def _json(schema: Any, options: Mapping[str, Any]) -> str:
-    if isinstance(schema, bool):
-        schema = {} if schema else {"anyOf": []}
     return "%json " + json.dumps({"x-guidance": dict(options), **schema}, ensure_ascii=False)

@@ -18,6 +18,9 @@ _TOKEN = re.compile(
     |[^\\\[\](){{}}|*+?^$.]""",
     re.VERBOSE,
 )
+CONTROL = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
+"""The control characters for which JSON has no escape of one letter."""
+_CONTROL_ESCAPE = re.compile(r"\\(?:x|u00)(?:[01]|7[fF])")
 _SET_OPERATION = re.compile(r"&&|--|~~")
 
 
@@ -31,6 +34,9 @@ def check_pattern(pattern: str) -> str | None:
                 f"has {pattern[at : at + 10]!r} at character {at}, which not all engines read alike"
             )
         inside = token["set"] or ""
+        escapes = inside[1:2] != "^" and _CONTROL_ESCAPE.search(token[0])
+        if escapes or CONTROL.search(token[0]):
+            return f"has a control character at character {at}, which a reply cannot spell"
         if _SET_OPERATION.search(inside) or (inside[1:2] == "^" and re.search(r"\\[dwS]", inside)):
             return f"has the set {inside:.40} at character {at}, which not all engines read alike"
         at, was_repeat = token.end(), bool(token["repeat"])

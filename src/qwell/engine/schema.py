@@ -9,10 +9,9 @@ official test suite; `tools/schema_table.py` makes it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal
 from typing import Any
 
-from qwell.engine.pattern import check_pattern
+from qwell.engine.pattern import CONTROL, check_pattern
 from qwell.errors import UsageError
 
 MAX_DEPTH = 48
@@ -22,7 +21,7 @@ ONE = ("additionalProperties", "additionalItems")
 LIST = ("allOf", "anyOf", "oneOf", "prefixItems")
 MAP = ("properties", "patternProperties", "$defs", "definitions")
 VALUE = (
-    *("$ref", "type", "enum", "const", "required", "minProperties", "maxProperties"),
+    *("$ref", "$anchor", "type", "enum", "const", "required", "minProperties", "maxProperties"),
     *("minItems", "maxItems", "minLength", "maxLength", "pattern", "format"),
     *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
 )
@@ -39,8 +38,11 @@ NUMBER_FORMATS = ("int32", "int64", "float", "double")
 
 
 def check_schema(schema: Any, where: str = "the schema") -> Any:
-    """The schema without annotations. Raises UsageError naming the keyword and its place."""
-    return _schema(schema, where, "$", 0)
+    """The schema as an object and without annotations. Raises UsageError naming the keyword and its
+    place."""
+    if schema is False:
+        raise UsageError(f"{where} is false: no text fits it")
+    return {} if schema is True else _schema(schema, where, "$", 0)
 
 
 def _schema(schema: Any, where: str, path: str, depth: int) -> Any:
@@ -108,6 +110,22 @@ def _pattern(schema: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _constant(schema: Mapping[str, Any]) -> str | None:
+    """Control characters have no spelling without \\u escapes, which lark.py tells about."""
+    constants = [schema.get("const"), schema.get("enum"), list(schema.get("properties", ()))]
+    if _has_control(constants):
+        return "a control character in const, enum or a name cannot be enforced"
+    return None
+
+
+def _has_control(value: Any) -> bool:
+    if isinstance(value, str):
+        return CONTROL.search(value) is not None
+    if isinstance(value, Mapping):
+        return any(_has_control(key) or _has_control(item) for key, item in value.items())
+    return isinstance(value, Sequence) and any(map(_has_control, value))
+
+
 def _format(schema: Mapping[str, Any]) -> str | None:
     known: Sequence[Any] = FORMATS
     if schema.get("type") in ("integer", "number"):
@@ -119,6 +137,8 @@ def _format(schema: Mapping[str, Any]) -> str | None:
 
 def _multiple(schema: Mapping[str, Any]) -> str | None:
     """0.1 is no binary fraction: validators disagree on whether 0.3 is a multiple of it."""
+    from decimal import Decimal
+
     step = schema.get("multipleOf", 1)
     if isinstance(step, float) and Decimal(repr(step)) != Decimal(step):
         return f"multipleOf {step} cannot be enforced: whole numbers and binary fractions are"
@@ -138,6 +158,7 @@ def _properties(schema: Mapping[str, Any]) -> str | None:
 _CHECKS: tuple[Callable[[Mapping[str, Any]], str | None], ...] = (
     _reference,
     _pattern,
+    _constant,
     _format,
     _multiple,
     _properties,
