@@ -24,6 +24,9 @@ BUG, INTERRUPTED, PIPE_CLOSED = 70, 130, 141
 COMMANDS = {
     "run": ("qwell.cli.run:run", "Answer one prompt."),
     "chat": ("qwell.cli.chat:chat", "Talk with a model; /help tells the commands."),
+    "serve": ("qwell.cli.serve:serve", "Serve OpenAI's API to programs and people."),
+    "batch": ("qwell.cli.batch:batch", "Answer a file of requests in OpenAI's batch format."),
+    "key": ("qwell.cli.serve:key", "Make a key for the key file of serve."),
     "pull": ("qwell.cli.pull:pull", "Fetch a model and verify it."),
     "list": ("qwell.cli.list:list_models", "List the models on this machine."),
     "show": ("qwell.cli.show:show", "Tell what a model is: sizes, memory, sampling, licence."),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
@@ -66,6 +67,32 @@ def positive(value: str) -> int:
 def positives(value: str) -> tuple[int, ...]:
     """Whole numbers from 1, with commas between them."""
     return tuple(positive(part.strip()) for part in value.split(","))
+
+
+def seconds(value: str) -> float:
+    """A time from 0."""
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 86_400:
+        raise argparse.ArgumentTypeError(f"{value!r} is no time from 0 to 86400 seconds")
+    return number
+
+
+def size(value: str) -> int:
+    """Bytes: a number, maybe with MB or GB behind it."""
+    found = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,3})?)(MB|GB)?", value)
+    if not found or not float(found[1]):
+        raise argparse.ArgumentTypeError(f"{value!r} is no size: write 800MB or 2.5GB")
+    return int(float(found[1]) * {"GB": 1_000_000_000, "MB": 1_000_000, None: 1}[found[2]])
+
+
+def port(value: str) -> int:
+    """A port; 0 lets the system choose."""
+    if not value.isdecimal() or int(value) > 65_535:
+        raise argparse.ArgumentTypeError(f"{value!r} is no port from 0 to 65535")
+    return int(value)
 
 
 def text(value: str) -> str:
@@ -142,6 +169,41 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         *SAMPLING,
     ),
     "chat": (MAYBE_MODEL, SYSTEM, TEMPLATE, CTX, THREADS, INT8, KV_DTYPE, *SAMPLING),
+    "serve": (
+        MODEL,
+        Option("--host", metavar="ADDRESS", help="address to listen on (127.0.0.1)"),
+        Option("--port", type=port, metavar="N", help="port to listen on (8000)"),
+        Option("--api-key-file", metavar="FILE", help="one key a line; see qwell key"),
+        CTX,
+        Option("--kv-budget", type=size, metavar="SIZE", help="memory for keys and values"),
+        KV_DTYPE,
+        INT8,
+        THREADS,
+        TEMPLATE,
+        _number("--max-queue", "requests that may wait (256)"),
+        _number("--max-queue-tokens", "prompt tokens that may wait (262144)"),
+        Option("--max-wait", type=seconds, metavar="S", help="refuse what would wait longer (60)"),
+        _number("--max-seqs", "requests that run at a time (64)"),
+        Option("--cors-origin", action="append", metavar="URL", help="web page that may call"),
+        Option(
+            "--allow-host", action="append", metavar="NAME", help="name this server is known by"
+        ),
+        Option("--strict", action="store_true", help="refuse fields nobody knows"),
+        Option("--log-prompts", action="store_true", help="write requests to the log"),
+        Option("--grace", dest="grace_s", type=seconds, metavar="S", help="at the end (30)"),
+    ),
+    "batch": (
+        Option("source", metavar="IN", help="requests, one JSON object a line"),
+        Option("target", metavar="OUT", help="replies; what is there already is kept"),
+        Option("--model", required=True, metavar="MODEL", help=_MODEL_HELP),
+        CTX,
+        THREADS,
+        INT8,
+        KV_DTYPE,
+        TEMPLATE,
+        Option("--strict", action="store_true", help="refuse fields nobody knows"),
+    ),
+    "key": (Option("name", metavar="NAME", help="whose key it is"),),
     "pull": (
         MODEL,
         Option("--source", metavar="NAMES", help="only these: huggingface,modelscope,mirror"),

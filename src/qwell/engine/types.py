@@ -70,6 +70,8 @@ class SamplingParams:
     logprobs: int | None = None
     """None: none; n: of the chosen token and of the n most likely ones. With a grammar it takes a
     step of the model for each token, also for those that were certain."""
+    prompt_logprobs: int | None = None
+    """The same for the tokens of the prompt."""
     grammar: GrammarSpec | None = None
     """What the text must fit. It then ends with 'stop' as soon as nothing may follow; only
     'length' and stop strings or ids leave it incomplete."""
@@ -146,8 +148,9 @@ _INTS = (
     ("max_tokens", 1, 2**31 - 1),
     ("min_tokens", 0, 2**31 - 1),
     ("logprobs", 0, 100),
+    ("prompt_logprobs", 0, 100),
 )
-_OPTIONAL = ("seed", "max_tokens", "logprobs")
+_OPTIONAL = ("seed", "max_tokens", "logprobs", "prompt_logprobs")
 
 
 def _check_float(name: str, value: Any, low: float, high: float) -> None:
@@ -195,6 +198,8 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     """All chosen tokens, the one that ended the reply included."""
+    cached_tokens: int = 0
+    """Prompt tokens whose keys and values were there already."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +230,10 @@ class Completion:
     seed: int
     usage: Usage
     timings: Timings
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    """One for every prompt token; the first has none."""
+    detected_loop: bool = False
+    """The reply ends in many repeats of the same few tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)

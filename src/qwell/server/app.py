@@ -1,0 +1,269 @@
+"""The application: routes, and what each request passes on its way to one.
+
+Reading a request (JSON, template, tokenizer, grammar) may take long, so it happens in threads; the
+loop only carries bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from anyio import CapacityLimiter, to_thread
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from qwell.server.auth import NOBODY, Gate, Tenant
+from qwell.server.chat import ChatExchange
+from qwell.server.completions import TextExchange
+from qwell.server.errors import ApiError, retry_after
+from qwell.server.exchange import Exchange, Json
+from qwell.server.guard import Guard
+from qwell.server.json_body import read_json
+from qwell.server.metrics import metrics_text
+from qwell.server.openapi import document
+from qwell.server.requests import (
+    ChatRequest,
+    DetokenizeRequest,
+    TemplateRequest,
+    TextRequest,
+    TokenizeRequest,
+    read,
+)
+from qwell.server.served import Served
+from qwell.server.stream import Answer, Run, error_response, json_response, log
+from qwell.server.text_routes import apply_template, detokenize, tokenize, tokenizer_info
+
+READERS = 8
+"""Requests read at the same time; the others wait for a thread."""
+PAGE = Path(str(files("qwell.server"))) / "page"
+CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+JSON, TEXT = "application/json", "text/plain"
+
+
+@dataclass(frozen=True)
+class _Page:
+    method: str
+    path: str
+    purpose: str
+    body: type | None
+    media: str
+    run: Callable[..., Any]
+
+
+def exchange_of(
+    served: Served, path: str, value: Any, tenant: Tenant, *, strict: bool, truth: bool = False
+) -> Exchange:
+    """A request to one of the two completion routes, read. Raises ApiError, QwellError."""
+    if path == "/v1/chat/completions":
+        chat, ignored = read(ChatRequest, value, strict=strict)
+        chat = replace(chat, qwell=replace(chat.qwell, truth=chat.qwell.truth or truth))
+        return ChatExchange(served, chat, ignored, tenant)
+    raw, ignored = read(TextRequest, value, strict=strict)
+    raw = replace(raw, qwell=replace(raw.qwell, truth=raw.qwell.truth or truth))
+    return TextExchange(served, raw, ignored, tenant)
+
+
+class App:
+    """Everything behind the socket. `asgi` is what uvicorn runs."""
+
+    def __init__(self, served: Served, gate: Gate) -> None:
+        self.served, self.gate, self.settings = served, gate, served.settings
+        self.is_draining = False
+        self.responses: Counter[tuple[str, int]] = Counter()
+        self._threads = CapacityLimiter(READERS)
+
+    @cached_property
+    def asgi(self) -> ASGIApp:
+        routes = [
+            Route(page.path, self._endpoint(page), methods=[page.method]) for page in self._pages
+        ]
+        page = Mount("/", _PageFiles(directory=PAGE, html=True))
+        inner = Starlette(routes=[*routes, page], exception_handlers={HTTPException: _no_route})
+        return Guard(inner, self.settings, self.gate, is_open=self._is_open, on_status=self._count)
+
+    def _count(self, path: str, status: int) -> None:
+        known = any(path == page.path for page in self._pages)
+        self.responses[path if known else "other", status] += 1
+
+    def drain(self) -> None:
+        """Not ready from now on; what runs goes on."""
+        self.is_draining = True
+        self.served.service.drain()
+
+    @cached_property
+    def _pages(self) -> list[_Page]:
+        chat, raw = "/v1/chat/completions", "/v1/completions"
+        return [
+            _Page("POST", chat, "the next message of a chat", ChatRequest, JSON, self._complete),
+            _Page("POST", raw, "how a text goes on", TextRequest, JSON, self._complete),
+            _Page("GET", "/v1/models", "the model", None, JSON, self._models),
+            _Page("GET", "/v1/models/{model:path}", "the model", None, JSON, self._model),
+            _Page(
+                "POST",
+                "/tokenize",
+                "text to ids",
+                TokenizeRequest,
+                JSON,
+                self._tool(TokenizeRequest, tokenize),
+            ),
+            _Page(
+                "POST",
+                "/detokenize",
+                "ids to text",
+                DetokenizeRequest,
+                JSON,
+                self._tool(DetokenizeRequest, detokenize),
+            ),
+            _Page(
+                "POST",
+                "/apply_template",
+                "a chat as the model gets it",
+                TemplateRequest,
+                JSON,
+                self._tool(TemplateRequest, apply_template),
+            ),
+            _Page("GET", "/tokenizer_info", "facts of the tokenizer", None, JSON, self._info),
+            _Page("GET", "/health", "whether the engine lives", None, JSON, self._health),
+            _Page("GET", "/ready", "whether requests are taken", None, JSON, self._ready),
+            _Page("GET", "/metrics", "numbers for Prometheus", None, TEXT, self._metrics),
+            _Page("GET", "/openapi.json", "this document", None, JSON, self._document),
+        ]
+
+    def _is_open(self, path: str) -> bool:
+        """No key: signs of life, and the files of the page, which are the same for everybody."""
+        if path in ("/", "/health", "/ready"):
+            return True
+        inside = (PAGE / path.lstrip("/")).resolve()
+        return inside.is_file() and inside.is_relative_to(PAGE.resolve())
+
+    def _endpoint(self, page: _Page) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            try:
+                response: Response = await page.run(request)
+                return response
+            except ClientDisconnect:
+                return Response(status_code=400)  # nobody is there to read it
+            except Exception as error:
+                return error_response(error)
+
+        return endpoint
+
+    async def _complete(self, request: Request) -> Response:
+        body, tenant = await request.body(), request.state.tenant or NOBODY
+        path, headers = request.url.path, request.headers
+        strict = self.settings.strict or headers.get("x-qwell-strict") == "1"
+        truth = headers.get("x-qwell-truth") == "1"
+        loop = asyncio.get_running_loop()
+
+        def prepare() -> Run:
+            value = read_json(body)
+            exchange = exchange_of(self.served, path, value, tenant, strict=strict, truth=truth)
+            if self.settings.log_prompts:
+                log.info("%s %s %s", exchange.id, tenant.name or "-", value)
+            run = Run(exchange, loop)
+            run.submit(self.served.service)
+            return run
+
+        with ExitStack() as held:
+            held.enter_context(self.gate.use(tenant))
+            run = await to_thread.run_sync(prepare, limiter=self._threads)
+            return Answer(run, held.pop_all(), self.settings.keep_alive_s)
+
+    def _tool(
+        self, of: type, work: Callable[[Served, Any], Json]
+    ) -> Callable[[Request], Awaitable[Response]]:
+
+        async def run(request: Request) -> Response:
+            body = await request.body()
+
+            def answer() -> Json:
+                asked: Any
+                asked, _ = read(of, read_json(body), strict=self.settings.strict)
+                self.served.check_model(asked.model)
+                return work(self.served, asked)
+
+            return json_response(await to_thread.run_sync(answer, limiter=self._threads))
+
+        return run
+
+    async def _models(self, request: Request) -> Response:
+        return json_response({"object": "list", "data": [self._card()]})
+
+    async def _model(self, request: Request) -> Response:
+        self.served.check_model(request.path_params["model"])
+        return json_response(self._card())
+
+    def _card(self) -> Json:
+        return {
+            "id": self.served.name,
+            "object": "model",
+            "created": self.served.created,
+            "owned_by": "qwell",
+            "max_model_len": self.served.llm.max_context,
+        }
+
+    async def _info(self, request: Request) -> Response:
+        return json_response(tokenizer_info(self.served))
+
+    async def _health(self, request: Request) -> Response:
+        if not self.served.service.healthy:
+            raise ApiError(503, "the engine has ended: restart the server", code="dead")
+        return json_response({"status": "ok"})
+
+    async def _ready(self, request: Request) -> Response:
+        if self.is_draining or not self.served.service.healthy:
+            raise ApiError(503, "the server is shutting down", None, "draining", retry_after(5))
+        return json_response({"status": "ready", "model": self.served.name})
+
+    async def _metrics(self, request: Request) -> Response:
+        text = metrics_text(self.served.service.snapshot(), self.responses)
+        return Response(text, media_type="text/plain; version=0.0.4")
+
+    async def _document(self, request: Request) -> Response:
+        return json_response(self.document())
+
+    def document(self) -> Json:
+        """The OpenAPI document."""
+        rows = [
+            (
+                p.method,
+                p.path.replace(":path", ""),
+                p.purpose,
+                p.body.__name__ if p.body else None,
+                p.media,
+            )
+            for p in self._pages
+        ]
+        return document(rows, version("qwell"))
+
+
+class _PageFiles(StaticFiles):
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers["content-security-policy"] = CSP
+        response.headers["cache-control"] = "no-cache"
+        return response
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    what = {404: "there is no such path", 405: "this path does not take this method"}
+    message = f"{what.get(status, 'this cannot be done')}; see /openapi.json"
+    return error_response(ApiError(status, message, code="not_found" if status == 404 else None))

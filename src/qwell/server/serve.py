@@ -1,0 +1,143 @@
+"""A server from start to end: what it tells when it starts, and how it stops.
+
+The first SIGTERM or Ctrl-C makes it not ready at once; new requests are refused, running ones have
+their grace, then the process ends with 0. A second one ends it now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from time import monotonic
+from types import FrameType
+
+import uvicorn
+
+from qwell.engine.llm import LLM
+from qwell.engine.memory import available_bytes
+from qwell.errors import UsageError
+from qwell.server.app import App
+from qwell.server.protocol import protocol_for
+from qwell.server.settings import Settings
+
+_CLOSING_S = 5
+"""For the last bytes of replies that were ended."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with an end that leaves nothing half told."""
+
+    def __init__(self, app: App, sock: socket.socket, note: Callable[[str], None]) -> None:
+        settings = app.settings
+        super().__init__(
+            uvicorn.Config(
+                app.asgi,
+                http=protocol_for(settings),
+                ws="none",
+                loop="asyncio",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                h11_max_incomplete_event_size=settings.max_head,
+                timeout_keep_alive=int(settings.keep_alive_s),
+                timeout_graceful_shutdown=_CLOSING_S,
+                backlog=settings.max_connections,
+            )
+        )
+        self._app, self._socket, self._note = app, sock, note
+        self._end: float | None = None
+
+    def run_here(self) -> None:
+        """Until told to stop."""
+        self.run(sockets=[self._socket])
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        # Not kept for uvicorn to raise again: a stop that was asked for is no failure.
+        if self._end is not None:
+            self.should_exit = self.force_exit = True
+            return
+        self._end = monotonic() + self._app.settings.grace_s
+        self._app.drain()
+        self._note(f"stopping: running replies have {self._app.settings.grace_s:g} s")
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._end is not None and not self.should_exit:
+            now = self._app.served.service.snapshot()
+            self.should_exit = monotonic() >= self._end or not (now.running or now.queued)
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await asyncio.to_thread(self._app.served.service.close, 0.0)
+        await super().shutdown(sockets)
+
+
+def listen(settings: Settings) -> socket.socket:
+    """A listening socket. Raises UsageError if the address cannot be had."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((settings.host, settings.port))
+        sock.listen(settings.max_connections)
+    except OSError as error:
+        sock.close()
+        where = f"{settings.host} port {settings.port}"
+        raise UsageError(
+            f"cannot listen on {where}: {error.strerror or error}; give another --host or --port"
+        ) from error
+    return sock
+
+
+def log_to_stderr() -> None:
+    """Faults, and what --log-prompts asks for; never a prompt otherwise."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    for name, level in (("qwell.server", logging.INFO), ("uvicorn.error", logging.ERROR)):
+        logger = logging.getLogger(name)
+        logger.setLevel(level)
+        logger.propagate = False
+        logger.handlers = [handler]
+
+
+def report(app: App, address: tuple[str, int], speed: str, kv_bytes: int) -> Iterator[str]:
+    """What an operator wants to know before the first request."""
+    served, settings = app.served, app.settings
+    limits, found = served.service.limits, served.service.snapshot()
+    left = available_bytes()
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    yield f"{served.name} at http://{host}:{address[1]}/v1"
+    yield f"context      {served.llm.max_context:,} tokens a request, prompt and reply"
+    yield (
+        f"memory       {kv_bytes / 1e9:.2f} GB for keys and values ({found.pages_total:,} pages)"
+        + ("" if left is None else f"; {left / 1e9:.1f} GB of the machine are free")
+    )
+    yield f"speed        {speed}"
+    yield (
+        f"queue        {limits.max_queued} requests, {limits.max_queued_tokens:,} tokens, "
+        f"{limits.max_wait_s:g} s; {limits.max_seqs} run at a time"
+    )
+    yield f"keys         {'needed' if settings.has_keys else 'none: this machine alone'}"
+    yield (
+        f"limits       body {settings.max_body >> 20} MiB, {settings.max_connections} connections; "
+        f"unknown fields are {'refused' if settings.strict else 'told as ignored'}"
+    )
+    origins = ", ".join(settings.cors_origins) or "none but its own page"
+    yield f"web pages    {origins}"
+    yield f"prompts      {'LOGGED, as asked' if settings.log_prompts else 'not logged'}"
+
+
+def measured_speed(llm: LLM) -> str:
+    """A short request on this machine, now: the first estimate of what users will see."""
+    ids = llm.tokenizer.encode("The quick brown fox jumps over the lazy dog. " * 12)
+    size = max(1, min(96, llm.max_context - 10))
+    timings = llm.generate(ids[:size], temperature=0.0, max_tokens=9, ignore_eos=True).timings
+    parts = [
+        ("prompt", timings.prefill_tok_per_s),
+        ("one reply", timings.decode_tok_per_s),
+    ]
+    return ", ".join(f"{name} {value:,.0f} tokens/s" for name, value in parts if value)
