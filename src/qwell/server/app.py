@@ -13,8 +13,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from anyio import CapacityLimiter, to_thread
@@ -22,8 +20,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from qwell.server.auth import NOBODY, Gate, Tenant
@@ -35,6 +32,7 @@ from qwell.server.guard import Guard
 from qwell.server.json_body import read_json
 from qwell.server.metrics import metrics_text
 from qwell.server.openapi import document
+from qwell.server.page_files import page_files
 from qwell.server.requests import (
     ChatRequest,
     DetokenizeRequest,
@@ -49,11 +47,6 @@ from qwell.server.text_routes import apply_template, detokenize, tokenize, token
 
 READERS = 8
 """Requests read at the same time; the others wait for a thread."""
-PAGE = Path(str(files("qwell.server"))) / "page"
-CSP = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 JSON, TEXT = "application/json", "text/plain"
 
 
@@ -87,6 +80,7 @@ class App:
         self.served, self.gate, self.settings = served, gate, served.settings
         self.is_draining = False
         self.responses: Counter[tuple[str, int]] = Counter()
+        self._files = page_files()
         self._threads = CapacityLimiter(READERS)
 
     @cached_property
@@ -94,8 +88,8 @@ class App:
         routes = [
             Route(page.path, self._endpoint(page), methods=[page.method]) for page in self._pages
         ]
-        page = Mount("/", _PageFiles(directory=PAGE, html=True))
-        inner = Starlette(routes=[*routes, page], exception_handlers={HTTPException: _no_route})
+        routes.append(Route("/{path:path}", self._page_file, methods=["GET"]))
+        inner = Starlette(routes=routes, exception_handlers={HTTPException: _no_route})
         return Guard(inner, self.settings, self.gate, is_open=self._is_open, on_status=self._count)
 
     def _count(self, path: str, status: int) -> None:
@@ -147,11 +141,8 @@ class App:
         ]
 
     def _is_open(self, path: str) -> bool:
-        """No key: signs of life, and the files of the page, which are the same for everybody."""
-        if path in ("/", "/health", "/ready"):
-            return True
-        inside = (PAGE / path.lstrip("/")).resolve()
-        return inside.is_file() and inside.is_relative_to(PAGE.resolve())
+        """No key: signs of life, and the page, which is the same for everybody."""
+        return path in ("/health", "/ready") or path in self._files
 
     def _endpoint(self, page: _Page) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
@@ -219,6 +210,10 @@ class App:
             "max_model_len": self.served.llm.max_context,
         }
 
+    async def _page_file(self, request: Request) -> Response:
+        found = self._files.get(request.scope["path"])
+        return found or await _no_route(request, HTTPException(404))
+
     async def _info(self, request: Request) -> Response:
         return json_response(tokenizer_info(self.served))
 
@@ -252,14 +247,6 @@ class App:
             for p in self._pages
         ]
         return document(rows, version("qwell"))
-
-
-class _PageFiles(StaticFiles):
-    def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        response = super().file_response(*args, **kwargs)
-        response.headers["content-security-policy"] = CSP
-        response.headers["cache-control"] = "no-cache"
-        return response
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

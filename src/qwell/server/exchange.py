@@ -42,20 +42,24 @@ class Exchange(ABC):
     def is_done(self) -> bool:
         return len(self._ended) == len(self.jobs) * self.request.n
 
-    def take(self, job: int, event: Event) -> Iterator[Json]:
-        """The chunks of a stream that this event makes certain. Raises what failed."""
+    def hear(self, job: int, event: Event) -> int:
+        """Takes an event; gives the choice it is about. Raises what failed."""
         index = job * self.request.n + event.choice
         if isinstance(event, Failed):
             raise event.error
         if isinstance(event, Started):
             self._cached[job] = max(self._cached.get(job, 0), event.cached_tokens)
-            yield from map(self._chunk, self.opening(index))
-            return
         if isinstance(event, Finished):
             if event.completion.finish_reason == "cancelled":
                 raise ApiError(503, "the server is shutting down: ask again later", code="draining")
             self._ended[index] = event.completion
-        yield from map(self._chunk, self.choices(index, event))
+        return index
+
+    def chunks(self, job: int, event: Event) -> Iterator[Json]:
+        """Hears an event; gives the chunks of a stream that it makes certain."""
+        index = self.hear(job, event)
+        told = self.opening(index) if isinstance(event, Started) else self.choices(index, event)
+        yield from map(self._chunk, told)
 
     def last(self) -> Iterator[Json]:
         """The chunk with the counts, if asked for."""

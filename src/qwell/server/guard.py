@@ -74,7 +74,12 @@ class Guard:
             await error_response(error)(scope, receive, sender)
             return
         scope.setdefault("state", {})["tenant"] = tenant
-        await self._app(scope, body, sender)
+        try:
+            await self._app(scope, body, sender)
+        except Exception as error:
+            if sender.has_begun:  # nothing sane can follow: the connection is closed
+                raise
+            await error_response(error)(scope, receive, sender)
 
     def _tenant(self, path: str, headers: dict[bytes, bytes]) -> object:
         if self._is_open(path):
@@ -160,9 +165,11 @@ class _Sender:
     ) -> None:
         self._send, self._seconds, self._headers = send, seconds, headers
         self._on_status = on_status
+        self.has_begun = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            self.has_begun = True
             self._on_status(message["status"])
             known = {name for name, _ in message["headers"]}
             more = [pair for pair in _SAFE_HEADERS if pair[0] not in known]

@@ -72,8 +72,7 @@ class Answer(Response):
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             async for job, event in self._run.events():
-                for _ in self._run.exchange.take(job, event):
-                    pass
+                self._run.exchange.hear(job, event)
             response = json_response(self._run.exchange.whole())
         except Exception as error:
             response = error_response(error)
@@ -97,7 +96,7 @@ class Answer(Response):
         async for item in _with_pauses(events, self._keep_alive_s):
             if item is None:
                 yield b": keep-alive\n\n"
-            elif body := b"".join(map(sse, exchange.take(*item))):
+            elif body := b"".join(map(sse, exchange.chunks(*item))):
                 yield body
         for chunk in exchange.last():
             yield sse(chunk)

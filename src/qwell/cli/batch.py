@@ -1,0 +1,43 @@
+"""`qwell batch IN OUT --model MODEL`: a file of requests answered offline, resumable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from qwell.cli.opening import open_model, read_template
+from qwell.cli.terminal import Progress, note
+from qwell.errors import NotFoundError
+
+
+def batch(
+    source: str,
+    target: str,
+    *,
+    model: str,
+    chat_template: str | None = None,
+    strict: bool = False,
+    **how: Any,
+) -> None:
+    """Writes a line to `target` for every request of `source` that has none there yet."""
+    if not Path(source).is_file():
+        raise NotFoundError(f"{source} is no file: give one in OpenAI's batch format")
+    template = None if chat_template is None else read_template(chat_template)
+    options = {"ctx": None, "threads": None} | how
+    llm = open_model(model, template=template, **options)
+    from qwell.engine.service import Limits, Service
+    from qwell.server.batch import Batch
+    from qwell.server.served import Served
+    from qwell.server.settings import Settings
+
+    # Nobody waits here: the queue is as long as the batch wants it.
+    limits = Limits(max_queued=1 << 20, max_queued_tokens=1 << 40, max_wait_s=1e9)
+    served = Served(llm, Service(llm, limits), Settings(), aliases=(model,))
+    shown = Progress("answering", in_pipes=True)
+    try:
+        work = Batch(served, Path(source), Path(target), strict=strict, progress=shown)
+        count = work.run()
+    finally:
+        shown.close()
+        served.service.close()
+    note(f"{count:,} replies written to {target}")
