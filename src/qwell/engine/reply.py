@@ -1,6 +1,6 @@
 """One request on its way: its tokens, its text, and the rule that ends it.
 
-A reply knows nothing of the requests beside it. The engine moves `computed` and `pages`, and
+A reply knows nothing of the requests beside it. The engine moves `computed` and `lease`, and
 hands it a row of logits whenever the whole of `tokens` has been computed.
 """
 
@@ -21,6 +21,7 @@ from qwell.text.detokenize import Detokenizer
 
 if TYPE_CHECKING:
     from qwell.engine.grammar import Grammar
+    from qwell.engine.prefix_cache import Lease
     from qwell.text.tokenizer import Tokenizer
 
 
@@ -44,7 +45,7 @@ class Reply:
         self.tokens, self.num_prompt = list(request.prompt_ids), len(request.prompt_ids)
         self.computed = 0
         """How many of the tokens have their keys and values in the cache."""
-        self.pages: list[int] = []
+        self.lease: Lease | None = None
         self.completion: Completion | None = None
         self.error: Exception | None = None
         self.max_context, self.vocab_size = max_context, vocab_size
@@ -65,6 +66,7 @@ class Reply:
         self._taken_text, self._taken_tokens, self._taken_last = 0, 0, False
         self._lock = threading.Lock()  # one thread may take what another one computes
         self._submitted = perf_counter()
+        self._cached = 0
         self._started: float | None = None
         self._token_times: list[float] = []
         if self.num_prompt == max_context:
@@ -106,6 +108,11 @@ class Reply:
         if self.completion is None:
             raise RuntimeError("the reply has not ended")
         return self.completion
+
+    def mark_cached(self, tokens: int) -> None:
+        """So many tokens need not be computed; what counts is the first time."""
+        if self._started is None:
+            self._cached = tokens
 
     def mark_started(self) -> None:
         """The first step with a row of this reply begins now; later calls change nothing."""
@@ -179,7 +186,11 @@ class Reply:
             stop_reason=stop_reason,
             logprobs=None if self.params.logprobs is None else tuple(self._logprobs),
             seed=self.seed,
-            usage=Usage(prompt_tokens=self.num_prompt, completion_tokens=self.num_output),
+            usage=Usage(
+                prompt_tokens=self.num_prompt,
+                completion_tokens=self.num_output,
+                cached_tokens=self._cached,
+            ),
             timings=self._timings(),
         )
 
@@ -191,7 +202,7 @@ class Reply:
         return Timings(
             load_ms=self._load_ms,
             ttft_ms=1000 * (first - self._submitted),
-            prefill_tok_per_s=self.num_prompt / (first - self._started),
+            prefill_tok_per_s=(self.num_prompt - self._cached) / (first - self._started),
             decode_tok_per_s=more / (last - first) if more else None,
         )
 

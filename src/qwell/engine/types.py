@@ -172,6 +172,8 @@ class Request:
     params: SamplingParams
     choice: int = 0
     """Which of several replies to the same prompt and seed; a key of the random numbers."""
+    key: str = ""
+    """Whose request it is: only requests of one key share pages of the cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +197,8 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     """All chosen tokens, the one that ended the reply included."""
+    cached_tokens: int = 0
+    """Prompt tokens whose keys and values were in the cache already."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +209,7 @@ class Timings:
     ttft_ms: float | None = None
     """From submission to the first token."""
     prefill_tok_per_s: float | None = None
-    """Prompt tokens over the time from the first step to the first token."""
+    """Computed prompt tokens over the time from the first step to the first token."""
     decode_tok_per_s: float | None = None
     """Tokens after the first over the time they took."""
 
