@@ -12,6 +12,6 @@ struct Cpu {
 };
 const Cpu& cpu();
 std::vector<std::string> isa_available();  // of scalar, avx2, avx512, amx, or of scalar, neon, dotprod: those
-                                          // that run here
+                                           // that run here
 
 }  // namespace qwell

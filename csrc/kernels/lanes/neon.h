@@ -23,8 +23,8 @@ struct V {
     uint8x16_t v[4];
   };
 
-#define EACH(type, expr)                                            \
-  type r;                                                           \
+#define EACH(type, expr)                                             \
+  type r;                                                            \
   _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) r.v[i] = expr; \
   return r
   static F set1(float x) { EACH(F, vdupq_n_f32(x)); }
@@ -59,9 +59,7 @@ struct V {
   static void storei(int32_t* p, I a) {
     for (int i = 0; i < 4; i++) vst1q_s32(p + 4 * i, a.v[i]);
   }
-  static I keep_from(I a, I least) {
-    EACH(I, vandq_s32(vreinterpretq_s32_u32(vcgeq_s32(a.v[i], least.v[i])), a.v[i]));
-  }
+  static I keep_from(I a, I least) { EACH(I, vandq_s32(vreinterpretq_s32_u32(vcgeq_s32(a.v[i], least.v[i])), a.v[i])); }
   using W = uint64x2_t;
   static W zerow() { return vdupq_n_u64(0); }
   static W addw(W sum, I a) {
@@ -80,9 +78,7 @@ struct V {
   static float hmax(F a) { return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.v[0], a.v[1]), vmaxq_f32(a.v[2], a.v[3]))); }
   static const uint16_t* words(const void* p) { return static_cast<const uint16_t*>(p); }
   static F load_f16(const void* p) { EACH(F, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(words(p) + 4 * i)))); }
-  static F load_bf16(const void* p) {
-    EACH(F, vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(words(p) + 4 * i), 16)));
-  }
+  static F load_bf16(const void* p) { EACH(F, vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(words(p) + 4 * i), 16))); }
   static void store_bf16(uint16_t* p, F a) {
     for (int i = 0; i < 4; i++) {
       const uint32x4_t bits = vreinterpretq_u32_f32(a.v[i]), odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
@@ -92,8 +88,8 @@ struct V {
   static F load_i8(const void* p) {
     const int8x16_t bytes = vld1q_s8(static_cast<const int8_t*>(p));
     const int16x8_t low = vmovl_s8(vget_low_s8(bytes)), high = vmovl_high_s8(bytes);
-    return to_float({vmovl_s16(vget_low_s16(low)), vmovl_high_s16(low), vmovl_s16(vget_low_s16(high)),
-                     vmovl_high_s16(high)});
+    return to_float(
+        {vmovl_s16(vget_low_s16(low)), vmovl_high_s16(low), vmovl_s16(vget_low_s16(high)), vmovl_high_s16(high)});
   }
 
   static I set1i(int32_t x) { EACH(I, vdupq_n_s32(x)); }
