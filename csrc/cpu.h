@@ -11,7 +11,6 @@ struct Cpu {
   bool avx2, fma, f16c, avx512, avx512_vnni, avx512_bf16, amx_int8, amx_bf16, dotprod;
 };
 const Cpu& cpu();
-std::vector<std::string> isa_available();  // of scalar, avx2, avx512, amx, or of scalar, neon, dotprod: those
-                                           // that run here
+std::vector<std::string> isa_available();  // scalar, avx2, avx512, amx; neon, dotprod: those that run here
 
 }  // namespace qwell
