@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qwell import errors as errors
+    from qwell.engine.grammar_spec import GrammarSpec as GrammarSpec
     from qwell.engine.llm import LLM as LLM
     from qwell.engine.load import load as load
     from qwell.engine.load import load_tokenizer as load_tokenizer
@@ -24,12 +25,22 @@ if TYPE_CHECKING:
 _HOMES = {
     "load": "qwell.engine.load",
     "load_tokenizer": "qwell.engine.load",
+    "GrammarSpec": "qwell.engine.grammar_spec",
     "LLM": "qwell.engine.llm",
     "Completion": "qwell.engine.types",
     "Piece": "qwell.engine.types",
     "SamplingParams": "qwell.engine.types",
 }
-__all__ = ["LLM", "Completion", "Piece", "SamplingParams", "errors", "load", "load_tokenizer"]
+__all__ = [
+    "LLM",
+    "Completion",
+    "GrammarSpec",
+    "Piece",
+    "SamplingParams",
+    "errors",
+    "load",
+    "load_tokenizer",
+]
 
 
 def __getattr__(name: str) -> Any:

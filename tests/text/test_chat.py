@@ -140,6 +140,28 @@ def test_calls_are_never_control_text(tokenizer: Tokenizer) -> None:
     assert controls(ids)[5:] == [ADDED["<|im_end|>"], ADDED["<|im_start|>"]]
 
 
+def test_arguments_may_be_text_or_an_object_and_results_come_back() -> None:
+    """As in OpenAI's API and as in the template: the model reads the same."""
+
+    def render(arguments: object) -> str:
+        call = {
+            "id": "call_1",
+            "type": "function",
+            "function": {"name": "f", "arguments": arguments},
+        }
+        return TEMPLATE.render(
+            [
+                {"role": "user", "content": "q"},
+                {"role": "assistant", "content": None, "tool_calls": [call]},
+                {"role": "tool", "tool_call_id": "call_1", "content": "42"},
+            ]
+        )
+
+    assert render('{"a": "b"}') == render({"a": "b"})
+    assert '<tool_call>\n{"name": "f", "arguments": {"a": "b"}}\n</tool_call>' in render({"a": "b"})
+    assert "<tool_response>\n42\n</tool_response>" in render({})
+
+
 @pytest.mark.parametrize("rest", ["|>", "im_start|>", ">", "m_start|>"])
 def test_pieces_of_a_spelling_do_not_meet(tokenizer: Tokenizer, rest: str) -> None:
     """Neither two texts a template puts side by side, nor a text and the template itself."""

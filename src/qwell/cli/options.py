@@ -92,6 +92,14 @@ INT8 = Option("--int8", action="store_true", help="pack float weights to int8: h
 KV_DTYPE = Option(
     "--kv-dtype", choices=("bf16", "int8"), help="of keys and values; int8 takes half the memory"
 )
+STRUCTURE = (
+    Option("--json-schema", type=text, metavar="FILE|JSON", help="answer with JSON that fits it"),
+    Option("--json-object", action="store_true", help="answer with a JSON object"),
+    Option(
+        "--regex", type=text, metavar="PATTERN", help="answer with text that matches as a whole"
+    ),
+    Option("--grammar", metavar="FILE", help="answer with text of this Lark grammar"),
+)
 AS_JSON = Option(
     "--json", dest="as_json", action="store_true", help="print one JSON object and nothing else"
 )
@@ -118,6 +126,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         SYSTEM,
         Option("--raw", action="store_true", help="continue the text, without a chat template"),
         TEMPLATE,
+        *STRUCTURE,
         AS_JSON,
         Option(
             "--logprobs",

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from qwell.cli.opening import check_sampling, open_model, read_template
+from qwell.cli.structure import read_structure
 from qwell.cli.terminal import AnswerWriter, Progress, note
 from qwell.errors import TextError, UsageError
 
@@ -29,6 +30,10 @@ def run(
     int8: bool = False,
     kv_dtype: str | None = None,
     stats: bool = False,
+    json_schema: str | None = None,
+    json_object: bool = False,
+    regex: str | None = None,
+    grammar: str | None = None,
     **sampling: Any,
 ) -> None:
     """Prints the answer; `sampling` holds what was given of SamplingParams."""
@@ -36,6 +41,7 @@ def run(
         raise UsageError("--raw uses no template: leave out --system and --chat-template")
     if "logprobs" in sampling and not as_json:
         raise UsageError("--logprobs is part of the JSON answer: add --json")
+    sampling |= read_structure(json_schema, json_object, regex, grammar)
     check_sampling(sampling)
     text = read_prompt(prompt)
     head = [] if system is None else [{"role": "system", "content": system}]

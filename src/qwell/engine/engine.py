@@ -15,9 +15,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from qwell.engine.grammar import GrammarCompiler
 from qwell.engine.kv_cache import PagePool, pages_for
 from qwell.engine.reply import Reply
-from qwell.engine.sampler import sample
+from qwell.engine.sampler import Mask, sample
 from qwell.engine.types import F32, Backend, Request
 from qwell.errors import ContextLengthError, QwellError, UsageError
 from qwell.model.batch import Batch
@@ -57,6 +58,7 @@ class Engine:
         self.max_context, self.max_seqs, self.max_rows = max_context, max_seqs, max_rows
         self._num_threads: int = getattr(backend, "num_threads", 1)
         self.vocab_size = min(backend.config.vocab_size, tokenizer.vocab_size)
+        self.grammars = GrammarCompiler(tokenizer, vocab_size=self.vocab_size, eos_ids=self.eos_ids)
         self.pool = PagePool(num_pages)
         self._kv = backend.new_kv(num_pages)
         self._waiting: deque[Reply] = deque()
@@ -69,9 +71,10 @@ class Engine:
 
     def submit(self, request: Request) -> Reply:
         """Queues a request. Raises ContextLengthError for a prompt longer than the context (one
-        that fills it ends at once, with 'length'), UsageError for ids the model does not have."""
+        that fills it ends at once, with 'length'), UsageError for ids the model does not have or
+        a grammar that cannot be enforced. A grammar is compiled here, not in a step."""
         self.check(request)
-        seed = request.params.seed
+        seed, grammar = request.params.seed, request.params.grammar
         reply = Reply(
             request,
             self.tokenizer,
@@ -79,6 +82,7 @@ class Engine:
             vocab_size=self.vocab_size,
             eos_ids=self.eos_ids,
             max_context=self.max_context,
+            grammar=self.grammars.compile(grammar) if grammar else None,
             load_ms=self.load_ms,
         )
         if not reply.is_finished:
@@ -95,6 +99,8 @@ class Engine:
                     f"logit_bias or stop_token_ids names the id {token}, but the model has "
                     f"ids 0 to {self.vocab_size - 1}"
                 )
+        if request.params.grammar:
+            self.grammars.compile(request.params.grammar)
 
     def check_ids(self, ids: Sequence[int]) -> None:
         """Raises UsageError if there are none or one is unknown, ContextLengthError if too many."""
@@ -132,8 +138,10 @@ class Engine:
 
     def _compute(self, plan: list[tuple[Reply, int]]) -> None:
         logits = self.backend.step(self._batch(plan))
-        samplers = [r.sampler for r, count in plan if r.computed + count == len(r.tokens)]
-        tokens = sample(samplers, logits, num_threads=self._num_threads)
+        ready = [r for r, count in plan if r.computed + count == len(r.tokens)]
+        masks = [_mask(reply) for reply in ready]
+        samplers = [r.sampler for r in ready]
+        tokens = sample(samplers, logits, masks, num_threads=self._num_threads)
         rows = zip(tokens, logits, strict=True)
         for reply, count in plan:
             if reply.computed + count == len(reply.tokens):
@@ -210,7 +218,8 @@ class Engine:
 
     def _advance(self, reply: Reply, token: int | QwellError, logits: F32) -> None:
         try:
-            reply.accept(token, logits)
+            if reply.error is None:
+                reply.accept(token, logits)
         except Exception as error:  # whatever it is, the others go on
             reply.error = error
         if reply.is_finished:
@@ -222,3 +231,12 @@ class Engine:
         self.pool.release(reply.pages)
         reply.computed = 0
         self._waiting.appendleft(reply)
+
+
+def _mask(reply: Reply) -> Mask | None:
+    """The mask of a reply; a grammar that fails ends its own request alone."""
+    try:
+        return reply.mask()
+    except Exception as error:
+        reply.error = error
+        return None

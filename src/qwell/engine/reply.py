@@ -11,13 +11,16 @@ from collections.abc import Iterable
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from qwell.engine.sampler import largest, log_softmax_at, new_sampler
+import numpy as np
+
+from qwell.engine.sampler import Mask, largest, log_softmax_at, new_sampler
 from qwell.engine.stops import StopStrings
 from qwell.engine.types import F32, Completion, Piece, Request, Timings, TokenLogprob, Usage
 from qwell.errors import QwellError
 from qwell.text.detokenize import Detokenizer
 
 if TYPE_CHECKING:
+    from qwell.engine.grammar import Grammar
     from qwell.text.tokenizer import Tokenizer
 
 
@@ -33,6 +36,7 @@ class Reply:
         vocab_size: int,
         eos_ids: Iterable[int],
         max_context: int,
+        grammar: Grammar | None = None,
         load_ms: float | None = None,
     ) -> None:
         params = request.params
@@ -44,7 +48,7 @@ class Reply:
         self.completion: Completion | None = None
         self.error: Exception | None = None
         self.max_context, self.vocab_size = max_context, vocab_size
-        self._tokenizer, self._load_ms = tokenizer, load_ms
+        self._tokenizer, self._load_ms, self._grammar = tokenizer, load_ms, grammar
         self._stop_ids = {*params.stop_token_ids, *(() if params.ignore_eos else eos_ids)}
         self.sampler = new_sampler(
             params,
@@ -107,28 +111,49 @@ class Reply:
         """The first step with a row of this reply begins now; later calls change nothing."""
         self._started = self._started or perf_counter()
 
+    def mask(self) -> Mask | None:
+        """The tokens that the grammar allows next, None for all of them.
+
+        A forced token comes here only where its log-probability is asked for, see `accept`.
+        """
+        if self._grammar is None:
+            return None
+        forced = self._grammar.forced() if self.params.logprobs is not None else []
+        return _only(forced[0], self.vocab_size) if forced else self._grammar.mask()
+
     def accept(self, token: int | QwellError, logits: F32) -> None:
         """Takes the token chosen from logits [V], extends the text, ends the reply if due.
 
-        Raises the error that came in place of a token.
+        Tokens that must follow are taken at once, without a step of the model; their rows are
+        computed in the next one, as reply rows like all behind the prompt. Where log-probabilities
+        are asked for each gets its own step, so that these come from real logits; the tokens are
+        the same. Raises the error that came in place of a token.
         """
         if isinstance(token, QwellError):
             raise token
         with self._lock:
-            self._extend(token, logits)
+            if self.params.logprobs is not None:
+                self._logprobs.append(self._logprob(logits, token))
+            self._extend(token)
+            if self._grammar and self.params.logprobs is None:
+                for forced in () if self.is_finished else self._grammar.forced():
+                    if not self.is_finished:
+                        self._extend(forced)
 
-    def _extend(self, token: int, logits: F32) -> None:
+    def _extend(self, token: int) -> None:
         self._token_times.append(perf_counter())
         self.tokens.append(token)
         self.sampler.push(token)
-        if self.params.logprobs is not None:
-            self._logprobs.append(self._logprob(logits, token))
         if token in self._stop_ids:
             self._finish("stop", token if token in self.params.stop_token_ids else None)
             return
+        if self._grammar:
+            self._grammar.advance(token)
         stop = self._emit(self._detokenizer.push(token))
         if stop is not None:
             self._finish("stop", stop)
+        elif self._grammar and self._grammar.is_done:
+            self._finish("stop")
         elif self.num_output == self.params.max_tokens or len(self.tokens) == self.max_context:
             self._finish("length")
 
@@ -182,3 +207,9 @@ class Reply:
         data = self._tokenizer.token_bytes(token)
         text = data.decode("utf-8", "replace")
         return TokenLogprob(token_id=token, token=text, bytes=data, logprob=logprob, top=top)
+
+
+def _only(token: int, vocab_size: int) -> Mask:
+    words = np.zeros(-(-vocab_size // 32), np.uint32)
+    words[token // 32] = 1 << token % 32
+    return words.view(np.int32)

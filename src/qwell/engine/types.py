@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwell.config import GenerationConfig, ModelConfig
+from qwell.engine.grammar_spec import GrammarSpec
 from qwell.errors import UsageError
 from qwell.model.batch import Batch
 
@@ -67,7 +68,11 @@ class SamplingParams:
     ignore_eos: bool = False
     """Go on after the model's own end ids."""
     logprobs: int | None = None
-    """None: none; n: of the chosen token and of the n most likely ones."""
+    """None: none; n: of the chosen token and of the n most likely ones. With a grammar it takes a
+    step of the model for each token, also for those that were certain."""
+    grammar: GrammarSpec | None = None
+    """What the text must fit. It then ends with 'stop' as soon as nothing may follow; only
+    'length' and stop strings or ids leave it incomplete."""
 
     def __post_init__(self) -> None:
         # A lone string is a sequence of characters to Python, and never what was meant.
@@ -98,6 +103,10 @@ class SamplingParams:
             _check_int("a token id", token, 0, 2**31 - 1)
         for bias in self.logit_bias.values():
             _check_float("logit_bias", bias, -100, 100)
+        if not isinstance(self.grammar, GrammarSpec | None):
+            raise UsageError("grammar must be a GrammarSpec, such as GrammarSpec.json_object()")
+        if self.grammar and self.ignore_eos:
+            raise UsageError("ignore_eos cannot go with a grammar, which says where the reply ends")
 
     @classmethod
     def defaults(cls, generation: GenerationConfig, **overrides: Any) -> SamplingParams:
