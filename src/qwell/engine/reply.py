@@ -50,6 +50,8 @@ class Reply:
         self.error: Exception | None = None
         self.max_context, self.vocab_size = max_context, vocab_size
         self._tokenizer, self._load_ms, self._grammar = tokenizer, load_ms, grammar
+        self._forced = grammar.forced() if grammar else []
+        """The next tokens, where the grammar leaves no choice."""
         self._stop_ids = {*params.stop_token_ids, *(() if params.ignore_eos else eos_ids)}
         self.sampler = new_sampler(
             params,
@@ -119,14 +121,10 @@ class Reply:
         self._started = self._started or perf_counter()
 
     def mask(self) -> Mask | None:
-        """The tokens that the grammar allows next, None for all of them.
-
-        A forced token comes here only where its log-probability is asked for, see `accept`.
-        """
+        """The tokens that the grammar allows next, None for all of them."""
         if self._grammar is None:
             return None
-        forced = self._grammar.forced() if self.params.logprobs is not None else []
-        return _only(forced[0], self.vocab_size) if forced else self._grammar.mask()
+        return _only(self._forced[0], self.vocab_size) if self._forced else self._grammar.mask()
 
     def accept(self, token: int | QwellError, logits: F32) -> None:
         """Takes the token chosen from logits [V], extends the text, ends the reply if due.
@@ -142,10 +140,12 @@ class Reply:
             if self.params.logprobs is not None:
                 self._logprobs.append(self._logprob(logits, token))
             self._extend(token)
-            if self._grammar and self.params.logprobs is None:
-                for forced in () if self.is_finished else self._grammar.forced():
-                    if not self.is_finished:
-                        self._extend(forced)
+            if self._forced:
+                self._forced.pop(0)  # the mask let nothing else through
+            elif self._grammar and not self.is_finished:
+                self._forced = self._grammar.forced()
+            while self._forced and self.params.logprobs is None and not self.is_finished:
+                self._extend(self._forced.pop(0))
 
     def _extend(self, token: int) -> None:
         self._token_times.append(perf_counter())
