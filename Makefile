@@ -6,9 +6,10 @@ MODEL ?= qwen2.5-coder:0.5b
 HOURS ?= 4
 PROMPT ?= Write a Python function that returns the n-th Fibonacci number.
 CORE := $(wildcard csrc/*.cpp csrc/*.h csrc/kernels/*.cpp csrc/kernels/*.h csrc/kernels/lanes/*.h)
+CHECK := $(wildcard tests/cross/*.cpp tests/cross/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow lint fix sanitize bench bench-peers proof-verify proof-one-answer clean
+.PHONY: help run test test-slow lint fix sanitize neon-check bench bench-peers proof-verify proof-one-answer clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 24
@@ -26,17 +27,20 @@ lint: $(VENV)/.dev  ## ruff, mypy --strict, clang-format, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(CORE)
+	$(BIN)/clang-format --dry-run -Werror $(CORE) $(CHECK)
 	$(BIN)/lint-imports --no-cache
 
 fix: $(VENV)/.dev  ## what lint can mend by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CORE)
+	$(BIN)/clang-format -i $(CORE) $(CHECK)
 	$(BIN)/python -m nanobind.stubgen -q -m qwell._core -o src/qwell/_core.pyi
 
 sanitize: $(VENV)/.dev  ## the native tests under the address and undefined-behaviour sanitizers
 	@tools/sanitize.sh
+
+neon-check: $(VENV)/.dev  ## the core built for AArch64, its kernels run under emulation against scalar
+	@tools/neon_check.sh
 
 bench: $(VENV)/.built  ## speed of MODEL, and how near it is to what this machine gives at best
 	@$(BIN)/qwell bench $(MODEL)

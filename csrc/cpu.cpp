@@ -6,6 +6,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
 #endif
 
 namespace qwell {
@@ -37,6 +39,13 @@ static Cpu probe() {
   if (a >= 1 && __get_cpuid_count(7, 1, &a1, &b1, &c1, &d1)) result.avx512_bf16 = result.avx512 && (a1 >> 5 & 1);
   return result;
 }
+#elif defined(__aarch64__)
+static Cpu probe() {
+  constexpr unsigned long kDotProduct = 1ul << 20;  // HWCAP_ASIMDDP
+  Cpu result{};
+  result.dotprod = getauxval(AT_HWCAP) & kDotProduct;
+  return result;
+}
 #else
 static Cpu probe() { return {}; }
 #endif
@@ -49,6 +58,10 @@ const Cpu& cpu() {
 std::vector<std::string> isa_available() {
   std::vector<std::string> names{"scalar"};
   const Cpu& c = cpu();
+#if defined(__aarch64__)
+  names.push_back("neon");
+#endif
+  if (c.dotprod) names.push_back("dotprod");
   const bool avx2 = c.avx2 && c.fma && c.f16c;
   if (avx2) names.push_back("avx2");
   if (avx2 && c.avx512_vnni) names.push_back("avx512");

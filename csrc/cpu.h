@@ -1,5 +1,5 @@
-// What this CPU can do, from CPUID bits and the operating system's word on register state. Never
-// from the model's name: virtual machines mask it.
+// What this CPU can do, from CPUID bits and the operating system's word on register state (on ARM
+// from its word alone). Never from the model's name: virtual machines mask it.
 #pragma once
 
 #include <string>
@@ -8,9 +8,9 @@
 namespace qwell {
 
 struct Cpu {
-  bool avx2, fma, f16c, avx512, avx512_vnni, avx512_bf16, amx_int8, amx_bf16;
+  bool avx2, fma, f16c, avx512, avx512_vnni, avx512_bf16, amx_int8, amx_bf16, dotprod;
 };
 const Cpu& cpu();
-std::vector<std::string> isa_available();  // of scalar, avx2, avx512, amx: those that run here
+std::vector<std::string> isa_available();  // scalar, avx2, avx512, amx; neon, dotprod: those that run here
 
 }  // namespace qwell

@@ -39,6 +39,8 @@ const Kernels& kernels_named(const std::string& name) {
     if (name == "avx512") return kAvx512Kernels;
     static const Kernels amx = with_tiles(kAvx512Kernels, "amx", kAmxTiles);
     return amx;
+#elif defined(__aarch64__)
+    return name == "neon" ? kNeonKernels : kDotprodKernels;
 #endif
   }
   throw std::invalid_argument("the instruction set '" + name + "' is not available here: choose one of " + known);

@@ -1,6 +1,6 @@
 // The contract of every kernel family: formulas with their order of operations.
 //
-// A formula fixes each result bit for bit; scalar, AVX2 and AVX-512 lanes run the same formula, so
+// A formula fixes each result bit for bit; scalar, AVX2, AVX-512 and NEON lanes run the same formula, so
 // their results are equal, and so are results with one thread or many, one row or sixty-four.
 // `fma` is one rounding, `a + b` and `a * b` one each, never contracted. Sixteen-lane sums s[0..15]
 // fold as s[i] + s[i+8], then +4, +2, +1.
@@ -169,6 +169,9 @@ extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
 extern const TileKernels kAmxTiles;             // the instructions: AMX_BF16 over AVX-512 with BF16
 extern const TileKernels kEmulatedAvx512Tiles;  // their emulation over the same lanes, for tests
+#elif defined(__aarch64__)
+extern const Kernels kNeonKernels;
+extern const Kernels kDotprodKernels;  // with the dot product instructions
 #endif
 extern const TileKernels kEmulatedScalarTiles;
 

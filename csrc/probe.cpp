@@ -41,6 +41,19 @@ static std::vector<Span> timed(Team& team, int count, const Work& work) {
   return context.spans;
 }
 
+// Every page different from every other: a host may keep equal pages once, and then reads them from
+// its caches (LOG.md, 2026-11-24).
+// Gives the XOR of all.
+static uint64_t fill(uint8_t* to, int64_t bytes, uint64_t seed) {
+  uint64_t all = 0;
+  for (int64_t i = 0; i < bytes; i += 8) {
+    seed = seed * 6364136223846793005u + 1442695040888963407u;  // Knuth's MMIX generator
+    std::memcpy(to + i, &seed, 8);
+    all ^= seed;
+  }
+  return all;
+}
+
 static constexpr int64_t kHugePage = 2 << 20;
 
 Probe::Probe(int threads, int64_t bytes, const std::string& isa)
@@ -48,10 +61,12 @@ Probe::Probe(int threads, int64_t bytes, const std::string& isa)
       isa_(isa),
       share_(std::max(bytes / threads / kHugePage, int64_t(1)) * kHugePage),
       small_(share_ * threads, false),
-      huge_(share_ * threads, true) {
-  timed(team_, threads, [&](int id) {  // written, or all of it would be the one page of zeroes
-    std::memset(small_.data() + id * share_, 1, share_);
-    std::memset(huge_.data() + id * share_, 2, share_);
+      huge_(share_ * threads, true),
+      small_sums_(threads),
+      huge_sums_(threads) {
+  timed(team_, threads, [&](int id) {
+    small_sums_[id] = fill(small_.data() + id * share_, share_, 2 * id + 1);
+    huge_sums_[id] = fill(huge_.data() + id * share_, share_, 2 * id + 2);
   });
 }
 
@@ -63,8 +78,9 @@ double Probe::read(int readers, bool huge, int streams, int64_t ahead) {
   std::vector<uint64_t> found(readers);
   const auto spans =
       timed(team_, readers, [&](int id) { found[id] = loops.read_part(data + id * share_, share_, streams, ahead); });
-  for (uint64_t value : found)
-    if (value) throw std::logic_error("the probe's buffer was changed");  // and so the loops are not idle
+  const std::vector<uint64_t>& sums = huge ? huge_sums_ : small_sums_;
+  if (!std::equal(found.begin(), found.end(), sums.begin()))
+    throw std::logic_error("the probe's buffer was changed");  // and so the loops are not idle
   Span whole = spans[0];
   for (const Span& span : spans) whole = {std::min(whole.start, span.start), std::max(whole.end, span.end)};
   return double(share_) * readers / (whole.end - whole.start);

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "memory.h"
 #include "team.h"
@@ -36,6 +37,7 @@ class Probe {
   std::string isa_;
   int64_t share_;  // bytes of one thread's part
   Region small_, huge_;
+  std::vector<uint64_t> small_sums_, huge_sums_;  // XOR of each part
 };
 
 }  // namespace qwell

@@ -10,6 +10,9 @@
 #include <immintrin.h>
 #define QWELL_PROBE_OPAQUE(x) __asm__ volatile("" : "+v"(x))
 #else
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#endif
 #define QWELL_PROBE_OPAQUE(x) __asm__ volatile("" : "+w"(x))
 #endif
 
@@ -93,6 +96,35 @@ constexpr ProbeLoops kLoops{read_part, {f32, 16 * 16 * 2}, {int8, 16 * 64 * 2}, 
 }  // namespace
 }  // namespace avx512
 #pragma GCC pop_options
+#elif defined(__aarch64__)
+namespace neon {
+namespace {
+void f32(int64_t rounds) {
+  const auto op = [](float32x4_t sum, float32x4_t a, float32x4_t b) { return vfmaq_f32(sum, a, b); };
+  base::run_chains<16>(rounds, vdupq_n_f32(0), vdupq_n_f32(0.5f), vdupq_n_f32(0.25f), op);
+}
+
+constexpr ProbeLoops kLoops{base::read_part, {f32, 16 * 4 * 2}, {}, {}};
+}  // namespace
+}  // namespace neon
+
+#pragma GCC push_options
+#pragma GCC target("arch=armv8.2-a+dotprod")
+namespace dotprod {
+namespace {
+#define QWELL_PROBE_SUMS 4
+#include "probe_loops.h"
+#undef QWELL_PROBE_SUMS
+
+void int8(int64_t rounds) {
+  const auto op = [](int32x4_t sum, int8x16_t a, int8x16_t b) { return vdotq_s32(sum, a, b); };
+  run_chains<16>(rounds, vdupq_n_s32(0), vdupq_n_s8(77), vdupq_n_s8(-55), op);
+}
+
+constexpr ProbeLoops kLoops{read_part, neon::kLoops.f32, {int8, 16 * 16 * 2}, {}};
+}  // namespace
+}  // namespace dotprod
+#pragma GCC pop_options
 #endif
 
 ProbeLoops probe_loops([[maybe_unused]] const std::string& isa) {
@@ -103,6 +135,9 @@ ProbeLoops probe_loops([[maybe_unused]] const std::string& isa) {
     if (!cpu().avx512_bf16) loops.bf16 = {};
     return loops;
   }
+#elif defined(__aarch64__)
+  if (isa == "neon") return neon::kLoops;
+  if (isa == "dotprod") return dotprod::kLoops;
 #endif
   return base::kLoops;
 }

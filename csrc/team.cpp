@@ -11,6 +11,8 @@ namespace qwell {
 static void relax() {
 #if defined(__x86_64__)
   _mm_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("isb");  // some tens of cycles, as a pause; the yield hint does nothing on most cores
 #else
   std::this_thread::yield();
 #endif

@@ -32,15 +32,15 @@ struct Packed {
   using L = Block<F>;
   static constexpr int bits = T::bits, zero = T::zero, group = T::group;
   static constexpr bool mins = T::mins;
-  // Lines of one half of 32 inputs, scales included.
-  static constexpr int kLines = (L::bytes / (L::inputs / kGroup) / 2 + 63) / 64;
+  // Bytes and lines of one half of 32 inputs, its share of the block's scales included.
+  static constexpr int kShare = L::bytes / (L::inputs / kGroup) / 2, kLines = (kShare + 63) / 64;
   const uint8_t* panel;
 
   const uint8_t* block(int g) const { return panel + int64_t(g / (L::inputs / kGroup)) * L::bytes; }
 
   Rows8 rows(int g, int half) const {
     const uint8_t* p = block(g) + (g % (L::inputs / kGroup)) * L::group_bytes;
-    prefetch_ahead(p + half * kLines * 64, kLines);
+    prefetch_ahead(block(g) + (g % (L::inputs / kGroup) * 2 + half) * kShare, kLines);
     Rows8 r;
     if constexpr (bits == 8) {
       for (int i = 0; i < 8; i++) r.row[i] = V::loadb(p + half * 512 + 64 * i);

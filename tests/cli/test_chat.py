@@ -96,7 +96,7 @@ def test_ctrl_c_stops_the_answer_and_keeps_it(
         "stopped": True,
     }
     assert "[stopped]" in capsys.readouterr().err
-    assert talk.llm.engine.pool.num_free == talk.llm.engine.pool.num_pages
+    assert talk.llm.engine.cache.num_free == talk.llm.engine.cache.pool.num_pages
     talk.handle("Go on")
     assert len(talk.conversation.messages) == 4
 

@@ -24,7 +24,7 @@ import numpy as np
 from qwell.engine.engine import Engine
 from qwell.engine.kv_cache import pages_for
 from qwell.engine.reply import Reply
-from qwell.engine.types import F32, Backend, Request, SamplingParams, Timings
+from qwell.engine.types import F32, Backend, Completion, Request, SamplingParams, Timings
 from qwell.model.batch import I32, PAGE_SIZE, Batch
 from qwell.text.tokenizer import Tokenizer
 
@@ -116,6 +116,7 @@ class Settings:
     max_seqs: int
     max_rows: int
     num_pages: int
+    prefix_cache: bool = False
 
     def engine(self, backend: Backend, tokenizer: Tokenizer) -> Engine:
         return Engine(
@@ -126,6 +127,7 @@ class Settings:
             max_seqs=self.max_seqs,
             max_rows=self.max_rows,
             num_pages=self.num_pages,
+            prefix_cache=self.prefix_cache,
         )
 
 
@@ -157,6 +159,7 @@ def draw_schedule(rng: Random, limits: Limits) -> Schedule:
         max_seqs=8 if rush else rng.choice((1, 3, 8, 16)),
         max_rows=rng.choice((17, 18, 33, 64, 100, 256)),
         num_pages=pages + (0 if rush else rng.choice((0, 0, 1, 4, 40))),
+        prefix_cache=rng.random() < 0.5,
     )
     alone = Settings(context, max_seqs=1, max_rows=rng.choice((2, 48, 256)), num_pages=pages)
     step, arrivals = 0, []
@@ -167,6 +170,7 @@ def draw_schedule(rng: Random, limits: Limits) -> Schedule:
             prompt_ids=draw_prompt(rng, limits, longest),
             params=draw_params(rng, limits, rush),
             choice=rng.choice((0, 0, 1)),
+            key=rng.choice(("", "", "other")),
         )
         cancel = step + rng.randint(0, 12) if rng.random() < 0.15 else None
         arrivals.append(Arrival(request, step, cancel))
@@ -245,7 +249,7 @@ def play(
         elif step >= last:
             break
         facts.evictions += sum(r.computed < n for r, n in zip(replies, before))
-    if engine.pool.num_free != engine.pool.num_pages:
+    if engine.cache.num_free != engine.cache.pool.num_pages:
         raise Difference("pages are still held after the last reply")
     return replies
 
@@ -261,9 +265,15 @@ def compare(reply: Reply, single: Reply) -> None:
         if found != want[: len(found)]:
             raise Difference(f"tokens of a cancelled request: {reply.request}")
     else:
-        ends = [replace(r.result(), timings=Timings()) for r in (reply, single)]
+        ends = [_lasting(r.result()) for r in (reply, single)]
         if ends[0] != ends[1]:
             raise Difference(f"completions of {reply.request}: {ends[0]} and {ends[1]}")
+
+
+def _lasting(completion: Completion) -> Completion:
+    """Without what may differ: times, and what was read from the cache."""
+    usage = replace(completion.usage, cached_tokens=0)
+    return replace(completion, timings=Timings(), usage=usage)
 
 
 @contextmanager

@@ -34,9 +34,9 @@ def finish(engine: Engine, *replies: Reply) -> list[Completion]:
 
 
 def check_pages(engine: Engine) -> None:
-    held = [page for reply in engine._running for page in reply.pages]
-    assert len(held) == len(set(held)) == engine.pool.num_pages - engine.pool.num_free
-    assert all(not reply.pages for reply in engine._waiting)
+    held = [page for r in engine._running if r.lease for page in r.lease.pages]
+    assert len(held) == len(set(held)) == engine.cache.pool.num_pages - engine.cache.num_free
+    assert all(not reply.lease for reply in engine._waiting)
 
 
 def requests(count: int) -> list[Request]:
@@ -86,7 +86,7 @@ def test_a_crowd_changes_no_token(over: dict[str, Any], late: int, alone: list[C
         assert found.logprobs == expected.logprobs  # bit for bit
         assert found.text == expected.text
     assert not engine.has_work
-    assert engine.pool.num_free == engine.pool.num_pages
+    assert engine.cache.num_free == engine.cache.pool.num_pages
 
 
 def test_the_plain_reference_agrees_where_margins_are_clear(alone: list[Completion]) -> None:
@@ -149,11 +149,11 @@ def test_cancel_frees_pages_at_once(steps: int) -> None:
     for _ in range(steps):
         engine.step()
     engine.cancel(gone)
-    assert gone.pages == []
+    assert gone.lease is None
     check_pages(engine)
     engine.cancel(gone)  # again is nothing
     finish(engine, kept)
-    assert not gone.is_finished and engine.pool.num_free == engine.pool.num_pages
+    assert not gone.is_finished and engine.cache.num_free == engine.cache.pool.num_pages
 
 
 def test_a_fault_ends_its_own_request_alone() -> None:
@@ -169,7 +169,7 @@ def test_a_fault_ends_its_own_request_alone() -> None:
         replies[1].take()
     with pytest.raises(QwellError, match="not finite"):
         replies[1].result()
-    assert engine.pool.num_free == engine.pool.num_pages and not engine.has_work
+    assert engine.cache.num_free == engine.cache.pool.num_pages and not engine.has_work
 
 
 def test_a_step_that_fails_loses_no_request() -> None:
@@ -197,7 +197,7 @@ def test_a_prompt_longer_than_the_context_is_refused_with_the_counts() -> None:
     with pytest.raises(ContextLengthError, match=r"257 tokens .* holds 256") as caught:
         engine.submit(ask([1] * 257))
     assert (caught.value.prompt_tokens, caught.value.max_context) == (257, 256)
-    assert not engine.has_work and engine.pool.num_free == engine.pool.num_pages
+    assert not engine.has_work and engine.cache.num_free == engine.cache.pool.num_pages
 
 
 @pytest.mark.parametrize("prompt", [254, 255, 256])
@@ -206,7 +206,7 @@ def test_a_full_context_ends_with_length(prompt: int) -> None:
     done = finish(engine, engine.submit(ask([1] * prompt, temperature=0, ignore_eos=True)))[0]
     assert done.finish_reason == "length"
     assert done.usage.completion_tokens == 256 - prompt
-    assert engine.pool.num_free == engine.pool.num_pages
+    assert engine.cache.num_free == engine.cache.pool.num_pages
 
 
 @pytest.mark.parametrize(

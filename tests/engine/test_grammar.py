@@ -140,6 +140,8 @@ REFUSED: list[tuple[Any, str]] = [
     ('{"const": "\\ud800"}', "cannot be enforced"),
     ({"const": object()}, "not JSON"),
     ({"enum": [float("nan")]}, "not JSON"),
+    ({1: 2}, "'1'"),
+    ('{"const": ' + "[" * 900 + "]" * 900 + "}", "the schema"),
     ({"description": "x" * MAX_BYTES, "const": "x" * MAX_BYTES}, "at most"),
 ]
 
@@ -207,6 +209,12 @@ def test_forced_tokens_are_the_only_way(compiler: GrammarCompiler) -> None:
             grammar.advance(token)
         if not grammar.is_done:
             grammar.advance(int(np.flatnonzero(allowed(grammar))[0]))
+
+
+def test_the_first_tokens_are_forced_too() -> None:
+    """The model would spell it in letters; the grammar's own way is one token."""
+    done = json_llm("stop abc").generate([97], grammar=GrammarSpec.regex("stop abc"))
+    assert done.token_ids == tuple(TOKENIZER.encode("stop abc"))
 
 
 def test_a_wrong_token_is_an_error(compiler: GrammarCompiler) -> None:
@@ -340,10 +348,10 @@ def test_forced_tokens_cost_no_step_and_are_reply_rows() -> None:
 
 
 def test_logprobs_come_from_real_logits_and_change_no_token() -> None:
-    spec = GrammarSpec.regex("stop stop[ab] stop[ab]{5}")
+    spec = GrammarSpec.regex("(stop stop[ab] stop[ab]{5}){4}")
     llm = make_llm(Rowwise())
-    plain = llm.generate([97, 98], grammar=spec)
-    told = llm.generate([97, 98], grammar=spec, logprobs=0)
+    plain = llm.generate([97, 98], grammar=spec, temperature=2, seed=5)
+    told = llm.generate([97, 98], grammar=spec, temperature=2, seed=5, logprobs=0)
     assert told.token_ids == plain.token_ids and told.logprobs is not None
     own = llm.logprobs([97, 98, *told.token_ids])[2:]
     assert [entry.logprob for entry in told.logprobs] == pytest.approx(own.tolist(), rel=1e-5)

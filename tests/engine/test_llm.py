@@ -105,7 +105,7 @@ def test_impossible_prompts(prompt: Any) -> None:
     llm = make_llm()
     with pytest.raises(UsageError):
         llm.generate(prompt)
-    assert not llm.engine.has_work and llm.engine.pool.num_free == llm.engine.pool.num_pages
+    assert not llm.engine.has_work and llm.engine.cache.num_free == llm.engine.cache.pool.num_pages
 
 
 def test_pieces_joined_are_the_completion() -> None:
@@ -147,9 +147,9 @@ def test_closing_a_stream_frees_its_pages() -> None:
     llm = make_llm()
     stream = llm.stream([1] * 100, PARAMS)
     next(stream)
-    assert llm.engine.pool.num_free < llm.engine.pool.num_pages
+    assert llm.engine.cache.num_free < llm.engine.cache.pool.num_pages
     del stream
-    assert not llm.engine.has_work and llm.engine.pool.num_free == llm.engine.pool.num_pages
+    assert not llm.engine.has_work and llm.engine.cache.num_free == llm.engine.cache.pool.num_pages
     llm.stream([1], PARAMS)  # never read: nothing was submitted
     assert not llm.engine.has_work
 
@@ -165,7 +165,7 @@ def test_on_prefill_tells_every_chunk_and_may_stop_it() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         list(llm.stream([1] * 120, PARAMS, on_prefill=stop))
-    assert not llm.engine.has_work and llm.engine.pool.num_free == llm.engine.pool.num_pages
+    assert not llm.engine.has_work and llm.engine.cache.num_free == llm.engine.cache.pool.num_pages
 
 
 def direct(llm: Any, ids: list[int]) -> np.ndarray:
@@ -186,7 +186,7 @@ def test_logprobs_of_a_text() -> None:
     assert np.allclose(found[1:], expected[np.arange(149), ids[1:]], atol=1e-4)
     assert llm.logprobs([5]).shape == (1,)
     assert np.concatenate(list(llm.logits(ids))).shape == (150, 280)
-    assert llm.engine.pool.num_free == llm.engine.pool.num_pages
+    assert llm.engine.cache.num_free == llm.engine.cache.pool.num_pages
     with pytest.raises(UsageError, match="empty"):
         llm.logprobs([])
     with pytest.raises(ContextLengthError):

@@ -323,7 +323,7 @@ def test_impossible_options(
 
 def test_a_smaller_context(model: Path) -> None:
     llm = qwell.load(str(model), ctx=100, num_threads=1)
-    assert (llm.max_context, llm.engine.pool.num_pages) == (100, 2)
+    assert (llm.max_context, llm.engine.cache.pool.num_pages) == (100, 2)
 
 
 def test_files_that_are_no_model(tmp_path: Path, home: Path) -> None:

@@ -29,4 +29,6 @@ def test_import_brings_nothing_heavy() -> None:
     )
     code = "import sys, qwell; qwell.load, qwell.LLM; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert {"jinja2", "torch", "huggingface_hub", "tokenizers"}.isdisjoint(run.stdout.split())
+    assert {"jinja2", "torch", "huggingface_hub", "tokenizers", "llguidance"}.isdisjoint(
+        run.stdout.split()
+    )

@@ -52,6 +52,8 @@ def test_peaks_follow_the_instruction_set() -> None:
     assert peaks["scalar"]["f32"] > 0 and peaks["scalar"]["int8"] == 0
     if "avx2" in peaks:
         assert peaks["avx2"]["f32"] > peaks["scalar"]["f32"] and peaks["avx2"]["int8"] > 0
+    if "dotprod" in peaks:
+        assert peaks["neon"]["f32"] > peaks["scalar"]["f32"] and peaks["dotprod"]["int8"] > 0
     if "avx512" in peaks:
         assert peaks["avx512"]["int8"] > peaks["avx2"]["int8"]
         assert (peaks["avx512"]["bf16"] > 0) == _core.cpu_features()["avx512_bf16"]

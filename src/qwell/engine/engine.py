@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 
 from qwell.engine.grammar import GrammarCompiler
 from qwell.engine.kv_cache import PagePool, pages_for
+from qwell.engine.prefix_cache import Lease, PrefixCache
 from qwell.engine.reply import Reply
 from qwell.engine.sampler import Mask, sample
 from qwell.engine.types import F32, Backend, Request
 from qwell.errors import ContextLengthError, QwellError, UsageError
-from qwell.model.batch import Batch
+from qwell.model.batch import PAGE_SIZE, Batch
 
 if TYPE_CHECKING:
     from qwell.text.tokenizer import Tokenizer
@@ -34,7 +35,8 @@ class Engine:
 
     max_context: tokens of one request, prompt and reply. num_pages: of the KV cache, by default
     one full context; fewer are not enough. At most max_seqs requests are in a step and max_rows
-    rows; the others wait in order of arrival.
+    rows; the others wait in order of arrival. prefix_cache: pages of ended requests are kept while
+    there is room, for those that begin with the same tokens and have the same `Request.key`.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Engine:
         num_pages: int | None = None,
         max_seqs: int = 8,
         max_rows: int = 256,
+        prefix_cache: bool = False,
         load_ms: float | None = None,
     ) -> None:
         num_pages = pages_for(max_context) if num_pages is None else num_pages
@@ -59,7 +62,11 @@ class Engine:
         self._num_threads: int = getattr(backend, "num_threads", 1)
         self.vocab_size = min(backend.config.vocab_size, tokenizer.vocab_size)
         self.grammars = GrammarCompiler(tokenizer, vocab_size=self.vocab_size, eos_ids=self.eos_ids)
-        self.pool = PagePool(num_pages)
+        self.cache = PrefixCache(
+            PagePool(num_pages),
+            roles_differ=getattr(backend, "roles_differ", True),
+            enabled=prefix_cache,
+        )
         self._kv = backend.new_kv(num_pages)
         self._waiting: deque[Reply] = deque()
         self._running: list[Reply] = []  # oldest first
@@ -120,7 +127,7 @@ class Engine:
                 self._waiting.remove(reply)
             if reply in self._running:
                 self._running.remove(reply)
-            self.pool.release(reply.pages)
+            self._drop(reply)
 
     def step(self) -> None:
         """Computes one batch and lets every reply whose logits came out choose its token.
@@ -140,13 +147,16 @@ class Engine:
         logits = self.backend.step(self._batch(plan))
         ready = [r for r, count in plan if r.computed + count == len(r.tokens)]
         masks = [_mask(reply) for reply in ready]
-        samplers = [reply.sampler for reply in ready]
+        samplers = [r.sampler for r in ready]
         tokens = sample(samplers, logits, masks, num_threads=self._num_threads)
         rows = zip(tokens, logits, strict=True)
         for reply, count in plan:
-            if reply.computed + count == len(reply.tokens):
+            done = reply.computed + count
+            if reply.lease:  # before the reply may end and let go of its pages
+                self.cache.computed(reply.lease, reply.tokens, reply.num_prompt, done)
+            if done == len(reply.tokens):
                 self._advance(reply, *next(rows))
-            reply.computed += count  # last: an interrupt before it computes these rows again
+            reply.computed = done  # last: an interrupt before it computes these rows again
 
     def logits(self, ids: Sequence[int], *, chunk: int = 64) -> Iterator[F32]:
         """Logits after every one of `ids`, read as a prompt: arrays [n <= chunk, V], in order.
@@ -159,9 +169,9 @@ class Engine:
         return self._logits(ids, min(chunk, self.max_rows))
 
     def _logits(self, ids: Sequence[int], chunk: int) -> Iterator[F32]:
-        pages: list[int] = []
+        lease = Lease("")
         with self._lock:
-            while not self.pool.grow(pages, len(ids)):
+            while not self.cache.grow(lease, len(ids)):
                 if not self._running:
                     raise QwellError(_PAGES_HELD)
                 self._preempt(self._running[-1])
@@ -173,25 +183,29 @@ class Engine:
                     prompt_len=[len(ids)],
                     logits="all",
                     kv=self._kv,
-                    pages=[pages],
+                    pages=[lease.pages],
                 )
                 yield self.backend.step(batch)
         finally:
             with self._lock:
-                self.pool.release(pages)
+                self.cache.end(lease)
 
     def _admit(self) -> None:
         """Lets waiting requests in, in order, while there are pages for all their tokens."""
         while self._waiting and len(self._running) < self.max_seqs:
             reply = self._waiting[0]
-            if not self.pool.grow(reply.pages, len(reply.tokens)):
+            lease = self.cache.begin(reply.request.key, reply.tokens, reply.num_prompt)
+            if not self.cache.grow(lease, len(reply.tokens)):
+                self.cache.end(lease)
                 return
+            reply.lease, reply.computed = lease, len(lease.path) * PAGE_SIZE
+            reply.mark_cached(reply.computed)
             self._running.append(self._waiting.popleft())
 
     def _plan(self) -> list[tuple[Reply, int]]:
         """Who computes how many of its tokens in this step: single rows first, then chunks."""
         for reply in list(self._running):  # the oldest first: it is never sent away for others
-            while reply in self._running and not self.pool.grow(reply.pages, len(reply.tokens)):
+            while reply.lease and not self.cache.grow(reply.lease, len(reply.tokens)):
                 self._preempt(self._running[-1])
         left = {reply: len(reply.tokens) - reply.computed for reply in self._running}
         plan = [(reply, 1) for reply, rows in left.items() if rows == 1]
@@ -209,7 +223,7 @@ class Engine:
             past=[r.computed for r in replies],
             prompt_len=[r.num_prompt for r in replies],
             kv=self._kv,
-            pages=[r.pages for r in replies],
+            pages=[r.lease.pages for r in replies if r.lease],
         )
         for reply in replies:
             reply.mark_started()
@@ -225,10 +239,16 @@ class Engine:
         if reply.is_finished:
             self.cancel(reply)
 
+    def _drop(self, reply: Reply) -> None:
+        """Its pages are no longer its own."""
+        if reply.lease:
+            self.cache.end(reply.lease)
+        reply.lease = None
+
     def _preempt(self, reply: Reply) -> None:
         """Sends a running request back to the head of the queue, to be computed again."""
         self._running.remove(reply)
-        self.pool.release(reply.pages)
+        self._drop(reply)
         reply.computed = 0
         self._waiting.appendleft(reply)
 

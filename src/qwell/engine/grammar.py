@@ -132,6 +132,8 @@ class GrammarCompiler:
     def _ll_tokenizer(self) -> LLTokenizer:
         from llguidance import LLTokenizer, TokenizerWrapper
 
+        if not self._eos_ids:
+            raise UsageError("the model has no end token, and a grammar needs one")
         words = _Words(self._tokenizer, self._vocab_size, self._eos_ids[0])
         return LLTokenizer(TokenizerWrapper(words), eos_token=self._eos_ids)
 
@@ -145,7 +147,7 @@ class _Words:
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_id: int) -> None:
         self._tokenizer, self.eos_token_id = tokenizer, eos_id
         self.tokens = [tokenizer.token_bytes(i) for i in range(vocab_size)]
-        self.special_token_ids = sorted(tokenizer.special_tokens.values())
+        self.special_token_ids = [i for i in tokenizer.special_tokens.values() if i < vocab_size]
 
     def __call__(self, text: bytes) -> list[int]:
         return self._tokenizer.encode(text.decode())
@@ -180,4 +182,5 @@ def _reason(message: str) -> str:
         return "no text fits it"
     if "oneOf" in message:
         return "the options of a oneOf may overlap; use anyOf"
-    return " ".join(message.partition("<state>")[0].split())[:300]
+    message = message.partition("<state>")[0].replace("<non-verbose/>", "")
+    return " ".join(message.split())[:300]

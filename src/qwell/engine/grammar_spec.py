@@ -88,16 +88,16 @@ def _arguments(tool: ToolSpec, index: int, *, is_checked: bool) -> Any:
     from qwell.engine.schema import check_schema
 
     where = f"tools[{index}].function.parameters"
-    return check_schema(tool.parameters, where) if is_checked else {"type": "object"}
+    return check_schema(_load(tool.parameters), where) if is_checked else {"type": "object"}
 
 
 def _load(schema: Mapping[str, Any] | bool | str) -> Any:
-    if not isinstance(schema, str):
-        return schema
-    if len(schema) > MAX_BYTES:
-        raise UsageError(f"the schema has {len(schema):,} characters: give at most {MAX_BYTES:,}")
+    """Plain JSON values, whatever the caller's mappings and keys are."""
+    text = schema if isinstance(schema, str) else _dump(schema)
+    if len(text) > MAX_BYTES:
+        raise UsageError(f"the schema has {len(text):,} characters: give at most {MAX_BYTES:,}")
     try:
-        return json.loads(schema)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"the schema is not JSON: {error}") from error
 
@@ -106,5 +106,5 @@ def _dump(value: Any) -> str:
     """Key order is kept: it is the order of the properties in the reply."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"the schema has a value that is not JSON: {error}") from error

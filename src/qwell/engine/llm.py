@@ -66,6 +66,7 @@ class LLM:
             max_context=max_context,
             max_seqs=max_seqs,
             max_rows=max_rows,
+            prefix_cache=True,
             load_ms=load_ms,
         )
 

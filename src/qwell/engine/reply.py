@@ -1,6 +1,6 @@
 """One request on its way: its tokens, its text, and the rule that ends it.
 
-A reply knows nothing of the requests beside it. The engine moves `computed` and `pages`, and
+A reply knows nothing of the requests beside it. The engine moves `computed` and `lease`, and
 hands it a row of logits whenever the whole of `tokens` has been computed.
 """
 
@@ -21,6 +21,7 @@ from qwell.text.detokenize import Detokenizer
 
 if TYPE_CHECKING:
     from qwell.engine.grammar import Grammar
+    from qwell.engine.prefix_cache import Lease
     from qwell.text.tokenizer import Tokenizer
 
 
@@ -44,11 +45,13 @@ class Reply:
         self.tokens, self.num_prompt = list(request.prompt_ids), len(request.prompt_ids)
         self.computed = 0
         """How many of the tokens have their keys and values in the cache."""
-        self.pages: list[int] = []
+        self.lease: Lease | None = None
         self.completion: Completion | None = None
         self.error: Exception | None = None
         self.max_context, self.vocab_size = max_context, vocab_size
         self._tokenizer, self._load_ms, self._grammar = tokenizer, load_ms, grammar
+        self._forced = grammar.forced() if grammar else []
+        """The next tokens, where the grammar leaves no choice."""
         self._stop_ids = {*params.stop_token_ids, *(() if params.ignore_eos else eos_ids)}
         self.sampler = new_sampler(
             params,
@@ -65,6 +68,7 @@ class Reply:
         self._taken_text, self._taken_tokens, self._taken_last = 0, 0, False
         self._lock = threading.Lock()  # one thread may take what another one computes
         self._submitted = perf_counter()
+        self._cached = 0
         self._started: float | None = None
         self._token_times: list[float] = []
         if self.num_prompt == max_context:
@@ -107,19 +111,20 @@ class Reply:
             raise RuntimeError("the reply has not ended")
         return self.completion
 
+    def mark_cached(self, tokens: int) -> None:
+        """So many tokens need not be computed; what counts is the first time."""
+        if self._started is None:
+            self._cached = tokens
+
     def mark_started(self) -> None:
         """The first step with a row of this reply begins now; later calls change nothing."""
         self._started = self._started or perf_counter()
 
     def mask(self) -> Mask | None:
-        """The tokens that the grammar allows next, None for all of them.
-
-        A forced token comes here only where its log-probability is asked for, see `accept`.
-        """
+        """The tokens that the grammar allows next, None for all of them."""
         if self._grammar is None:
             return None
-        forced = self._grammar.forced() if self.params.logprobs is not None else []
-        return _only(forced[0], self.vocab_size) if forced else self._grammar.mask()
+        return _only(self._forced[0], self.vocab_size) if self._forced else self._grammar.mask()
 
     def accept(self, token: int | QwellError, logits: F32) -> None:
         """Takes the token chosen from logits [V], extends the text, ends the reply if due.
@@ -135,10 +140,12 @@ class Reply:
             if self.params.logprobs is not None:
                 self._logprobs.append(self._logprob(logits, token))
             self._extend(token)
-            if self._grammar and self.params.logprobs is None:
-                for forced in () if self.is_finished else self._grammar.forced():
-                    if not self.is_finished:
-                        self._extend(forced)
+            if self._forced:
+                self._forced.pop(0)  # the mask let nothing else through
+            elif self._grammar and not self.is_finished:
+                self._forced = self._grammar.forced()
+            while self._forced and self.params.logprobs is None and not self.is_finished:
+                self._extend(self._forced.pop(0))
 
     def _extend(self, token: int) -> None:
         self._token_times.append(perf_counter())
@@ -179,7 +186,11 @@ class Reply:
             stop_reason=stop_reason,
             logprobs=None if self.params.logprobs is None else tuple(self._logprobs),
             seed=self.seed,
-            usage=Usage(prompt_tokens=self.num_prompt, completion_tokens=self.num_output),
+            usage=Usage(
+                prompt_tokens=self.num_prompt,
+                completion_tokens=self.num_output,
+                cached_tokens=self._cached,
+            ),
             timings=self._timings(),
         )
 
@@ -191,7 +202,7 @@ class Reply:
         return Timings(
             load_ms=self._load_ms,
             ttft_ms=1000 * (first - self._submitted),
-            prefill_tok_per_s=self.num_prompt / (first - self._started),
+            prefill_tok_per_s=(self.num_prompt - self._cached) / (first - self._started),
             decode_tok_per_s=more / (last - first) if more else None,
         )
 

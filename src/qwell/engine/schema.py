@@ -42,7 +42,10 @@ def check_schema(schema: Any, where: str = "the schema") -> Any:
     place."""
     if schema is False:
         raise UsageError(f"{where} is false: no text fits it")
-    return {} if schema is True else _schema(schema, where, "$", 0)
+    try:
+        return {} if schema is True else _schema(schema, where, "$", 0)
+    except RecursionError as error:
+        raise UsageError(f"{where} has a value that is nested too deeply: flatten it") from error
 
 
 def _schema(schema: Any, where: str, path: str, depth: int) -> Any:

@@ -70,8 +70,6 @@ class SamplingParams:
     logprobs: int | None = None
     """None: none; n: of the chosen token and of the n most likely ones. With a grammar it takes a
     step of the model for each token, also for those that were certain."""
-    prompt_logprobs: int | None = None
-    """The same for the tokens of the prompt."""
     grammar: GrammarSpec | None = None
     """What the text must fit. It then ends with 'stop' as soon as nothing may follow; only
     'length' and stop strings or ids leave it incomplete."""
@@ -148,9 +146,8 @@ _INTS = (
     ("max_tokens", 1, 2**31 - 1),
     ("min_tokens", 0, 2**31 - 1),
     ("logprobs", 0, 100),
-    ("prompt_logprobs", 0, 100),
 )
-_OPTIONAL = ("seed", "max_tokens", "logprobs", "prompt_logprobs")
+_OPTIONAL = ("seed", "max_tokens", "logprobs")
 
 
 def _check_float(name: str, value: Any, low: float, high: float) -> None:
@@ -175,6 +172,8 @@ class Request:
     params: SamplingParams
     choice: int = 0
     """Which of several replies to the same prompt and seed; a key of the random numbers."""
+    key: str = ""
+    """Whose request it is: only requests of one key share pages of the cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +198,7 @@ class Usage:
     completion_tokens: int
     """All chosen tokens, the one that ended the reply included."""
     cached_tokens: int = 0
-    """Prompt tokens whose keys and values were there already."""
+    """Prompt tokens whose keys and values were in the cache already."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +209,7 @@ class Timings:
     ttft_ms: float | None = None
     """From submission to the first token."""
     prefill_tok_per_s: float | None = None
-    """Prompt tokens over the time from the first step to the first token."""
+    """Computed prompt tokens over the time from the first step to the first token."""
     decode_tok_per_s: float | None = None
     """Tokens after the first over the time they took."""
 
@@ -230,10 +229,6 @@ class Completion:
     seed: int
     usage: Usage
     timings: Timings
-    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
-    """One for every prompt token; the first has none."""
-    detected_loop: bool = False
-    """The reply ends in many repeats of the same few tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)

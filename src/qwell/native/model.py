@@ -77,6 +77,11 @@ class NativeModel:
         return "bf16" if self._key_bias is None else "int8"
 
     @property
+    def roles_differ(self) -> bool:
+        """Whether prompt rows have a formula of their own: where there are tiles."""
+        return self.isa in ("amx", "emulated")
+
+    @property
     def isa(self) -> str:
         return str(self._program.isa)
 
