@@ -91,7 +91,7 @@ def test_loops_are_seen(period: int) -> None:
     needed = max(256, 8 * period)
     ids = [*range(500), *(run * needed)[:needed]]
     assert ends_in_loop(ids)
-    assert not ends_in_loop(ids[:-1] + [7])
+    assert not ends_in_loop([*ids[:-1], 7])
     assert not ends_in_loop((run * needed)[: needed - 1])
 
 
