@@ -95,7 +95,9 @@ def test_what_does_not_fit_is_told(free: int, advice: str, monkeypatch: pytest.M
 def test_pages_of_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pages(4 * GB, monkeypatch) == pages(None, monkeypatch) == 128
     assert pages(9 * GB, monkeypatch, kv_budget=3 * GB) == 3 * GB // 2**23
-    with pytest.raises(MemoryBudgetError, match="budget is 1.00 GB: give more, or load with --ctx"):
+    with pytest.raises(
+        MemoryBudgetError, match=r"budget is 1\.00 GB: give more, or load with --ctx"
+    ):
         pages(9 * GB, monkeypatch, kv_budget=GB)
     with pytest.raises(MemoryBudgetError, match="give a smaller budget"):
         pages(4 * GB, monkeypatch, kv_budget=3 * GB)

@@ -4,7 +4,8 @@ read, and a second turn. Times are of this machine, now."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from qwell.engine.service import Service
 from qwell.engine.types import SamplingParams
 from tests.engine.test_service import Heard
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.weights]
 
 
 class Timed(Heard):
@@ -38,12 +39,12 @@ class Timed(Heard):
 
     def largest_gap(self, since: float) -> float:
         times = [since, *(t for t in self.times if t > since)]
-        return max(b - a for a, b in zip(times, times[1:], strict=False))
+        return max(b - a for a, b in pairwise(times))
 
 
 @pytest.fixture(scope="module")
-def llm(real_model: Path) -> LLM:
-    return load(str(real_model), ctx=16_384, room=Room(max_seqs=64))
+def llm(official_gguf: Callable[[str], Path]) -> LLM:
+    return load(str(official_gguf("0.5b")), ctx=16_384, room=Room(max_seqs=64))
 
 
 @pytest.fixture
