@@ -171,6 +171,7 @@ def draw_schedule(rng: Random, limits: Limits) -> Schedule:
             params=draw_params(rng, limits, rush),
             choice=rng.choice((0, 0, 1)),
             key=rng.choice(("", "", "other")),
+            priority=rng.choice((0, 0, 1)),
         )
         cancel = step + rng.randint(0, 12) if rng.random() < 0.15 else None
         arrivals.append(Arrival(request, step, cancel))
@@ -206,6 +207,7 @@ def draw_params(rng: Random, limits: Limits, rush: bool) -> SamplingParams:
         "stop": (rng.choice(limits.stops),),
         "stop_token_ids": (rng.randrange(limits.vocab_size),),
         "logprobs": rng.choice((0, 3)),
+        "prompt_logprobs": rng.choice((0, 2)),
     }
     return SamplingParams(**values, **{k: v for k, v in options.items() if rng.random() < 0.3})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,24 +71,40 @@ def test_kv_bytes_of_the_smallest_model() -> None:
     assert memory.kv_bytes(config, 1, "int8") == 12_288 // 2 * 34 // 32
 
 
+CONFIG = make_config(num_hidden_layers=32, num_key_value_heads=4, head_dim=256)
+"""131,072 bytes a token: 8,192 tokens take 1.07 GB."""
+
+
+def pages(free: int | None, patch: pytest.MonkeyPatch, **room: Any) -> int:
+    patch.setattr(memory, "available_bytes", lambda: free)
+    return memory.plan_pages(
+        "m", CONFIG, weight_bytes=2 * GB, ctx=8192, kv_dtype="bf16", room=memory.Room(**room)
+    )
+
+
 @pytest.mark.parametrize(
-    ("room", "advice"),
-    [(4 * GB, None), (3 * GB, "--ctx 5120"), (2 * GB, "use a smaller model"), (None, None)],
+    ("free", "advice"), [(3 * GB, "--ctx 5120"), (2 * GB, "use a smaller model")]
 )
-def test_check_memory(
-    room: int | None, advice: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """2 GB of weights, 131,072 bytes a token, 8,192 tokens: 3.07 GB and room to work."""
-    config = make_config(num_hidden_layers=32, num_key_value_heads=4, head_dim=256)
-    monkeypatch.setattr(memory, "available_bytes", lambda: room)
-
-    def check() -> None:
-        memory.check_memory("m", config, weight_bytes=2 * GB, ctx=8192, kv_dtype="bf16")
-
-    if advice is None:
-        check()
-        return
+def test_what_does_not_fit_is_told(free: int, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MemoryBudgetError, match=advice) as caught:
-        check()
-    numbers = ("m needs 2.00 GB for weights", "1.07 GB for a context of 8,192 tokens")
+        pages(free, monkeypatch)
+    numbers = ("m needs 2.00 GB for weights", "1.07 GB for keys and values of 8,192 tokens")
     assert all(number in str(caught.value) for number in numbers)
+
+
+def test_pages_of_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pages(4 * GB, monkeypatch) == pages(None, monkeypatch) == 128
+    assert pages(9 * GB, monkeypatch, kv_budget=3 * GB) == 3 * GB // 2**23
+    with pytest.raises(
+        MemoryBudgetError, match=r"budget is 1\.00 GB: give more, or load with --ctx"
+    ):
+        pages(9 * GB, monkeypatch, kv_budget=GB)
+    with pytest.raises(MemoryBudgetError, match="give a smaller budget"):
+        pages(4 * GB, monkeypatch, kv_budget=3 * GB)
+
+
+def test_pages_of_a_quarter_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pages(22_200_000_000, monkeypatch, kv_budget="auto") == 20 * GB // 4 // 2**23
+    assert pages(22_200_000_000, monkeypatch, kv_budget="auto", max_seqs=3) == 3 * 128
+    assert pages(4 * GB, monkeypatch, kv_budget="auto") == 128  # one context at least
+    assert pages(None, monkeypatch, kv_budget="auto") == 128

@@ -12,8 +12,9 @@ from typing import Any
 
 import httpx2 as httpx
 
+from qwell.engine.jobs import Limits
 from qwell.engine.llm import LLM
-from qwell.engine.service import Limits, Service
+from qwell.engine.service import Service
 from qwell.server.app import App
 from qwell.server.auth import Gate, Tenant
 from qwell.server.serve import Server, listen

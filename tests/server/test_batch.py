@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from qwell.engine.service import Limits, Service
+from qwell.engine.jobs import Limits
+from qwell.engine.service import Service
 from qwell.errors import UsageError
 from qwell.server.batch import Batch
 from qwell.server.served import Served

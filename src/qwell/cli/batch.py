@@ -25,7 +25,8 @@ def batch(
     template = None if chat_template is None else read_template(chat_template)
     options = {"ctx": None, "threads": None} | how
     llm = open_model(model, template=template, **options)
-    from qwell.engine.service import Limits, Service
+    from qwell.engine.jobs import Limits
+    from qwell.engine.service import Service
     from qwell.server.batch import Batch
     from qwell.server.served import Served
     from qwell.server.settings import Settings

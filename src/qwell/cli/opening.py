@@ -17,6 +17,7 @@ from qwell.errors import NotFoundError, TextError
 
 if TYPE_CHECKING:
     from qwell.engine.llm import LLM
+    from qwell.engine.memory import Room
     from qwell.text import ChatTemplate
 
 
@@ -41,6 +42,7 @@ def open_model(
     int8: bool = False,
     kv_dtype: str | None = None,
     template: ChatTemplate | None = None,
+    room: Room | None = None,
 ) -> LLM:
     """Loads `model`; `template`, if given, takes the place of its own."""
     from qwell.engine.load import load
@@ -56,6 +58,7 @@ def open_model(
             backend=backend,
             int8=int8,
             kv_dtype=kv_dtype,
+            room=room,
             progress=progress,
         )
     finally:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qwell.cli.opening import open_model, read_template
 from qwell.cli.terminal import note
 from qwell.errors import UsageError
+
+if TYPE_CHECKING:
+    from qwell.engine.jobs import Limits
+    from qwell.engine.memory import Room
 
 
 def serve(
@@ -30,7 +34,7 @@ def serve(
     from qwell.server.settings import Settings
 
     tenants = () if api_key_file is None else read_keys(Path(api_key_file))
-    limits = _limits(options)
+    limits, room = _limits(options), _room(options)
     settings = Settings(
         has_keys=bool(tenants),
         cors_origins=tuple(cors_origin or ()),
@@ -41,7 +45,13 @@ def serve(
     sock = listen(settings)  # a port that is taken is told now, not after the load
     with sock:
         llm = open_model(
-            model, ctx=ctx, threads=threads, int8=int8, kv_dtype=kv_dtype, template=template
+            model,
+            ctx=ctx,
+            threads=threads,
+            int8=int8,
+            kv_dtype=kv_dtype,
+            template=template,
+            room=room,
         )
         from qwell.engine.memory import kv_bytes
         from qwell.engine.service import Service
@@ -59,18 +69,24 @@ def serve(
         Server(app, sock, note).run_here()
 
 
-def _limits(options: dict[str, Any]) -> Any:
+def _limits(options: dict[str, Any]) -> Limits:
     """Takes what belongs to the queue out of the options."""
-    from qwell.engine.service import Limits
+    from qwell.engine.jobs import Limits
 
     names = {
         "max_queue": "max_queued",
         "max_queue_tokens": "max_queued_tokens",
         "max_wait": "max_wait_s",
-        "max_seqs": "max_seqs",
-        "kv_budget": "kv_budget_bytes",
     }
     return Limits(**{field: options.pop(name) for name, field in names.items() if name in options})
+
+
+def _room(options: dict[str, Any]) -> Room:
+    from qwell.engine.memory import Room
+
+    return Room(
+        max_seqs=options.pop("max_seqs", 64), kv_budget=options.pop("kv_budget", None) or "auto"
+    )
 
 
 def key(name: str) -> None:

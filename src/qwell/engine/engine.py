@@ -2,24 +2,31 @@
 
 Synchronous: `submit` gives a `Reply`, every `step` moves all of them on, the caller reads them
 with `Reply.take`; threads that share an engine take turns. Rows that extend a reply go first, then
-chunks of prompts. When pages run out, the youngest request gives its own back and is computed again
-later; a row keeps its role (prompt or reply), so its numbers and its tokens stay the same.
+chunks of prompts, shared out by `scheduler.py`. When pages run out, the youngest request gives its
+own back and is computed again later; a row keeps its role (prompt or reply), so its numbers and its
+tokens stay the same.
 """
 
 from __future__ import annotations
 
 import secrets
 import threading
-from collections import deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from itertools import count
+from time import perf_counter
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from qwell.engine.grammar import GrammarCompiler
 from qwell.engine.kv_cache import PagePool, pages_for
+from qwell.engine.plan import Part, batch_of
 from qwell.engine.prefix_cache import Lease, PrefixCache
 from qwell.engine.reply import Reply
 from qwell.engine.sampler import Mask, sample
+from qwell.engine.scheduler import Pace, Prompt, divide, entry_order
 from qwell.engine.types import F32, Backend, Request
 from qwell.errors import ContextLengthError, QwellError, UsageError
 from qwell.model.batch import PAGE_SIZE, Batch
@@ -68,7 +75,9 @@ class Engine:
             enabled=prefix_cache,
         )
         self._kv = backend.new_kv(num_pages)
-        self._waiting: deque[Reply] = deque()
+        self.pace = Pace()
+        self._arrivals = count()
+        self._waiting: list[Reply] = []
         self._running: list[Reply] = []  # oldest first
         self._lock = threading.RLock()  # threads that share an LLM take turns
 
@@ -76,13 +85,31 @@ class Engine:
     def has_work(self) -> bool:
         return bool(self._waiting or self._running)
 
+    @property
+    def running(self) -> tuple[Reply, ...]:
+        """Those that hold pages, oldest first."""
+        return tuple(self._running)
+
+    @property
+    def waiting(self) -> tuple[Reply, ...]:
+        return tuple(self._waiting)
+
     def submit(self, request: Request) -> Reply:
-        """Queues a request. Raises ContextLengthError for a prompt longer than the context (one
-        that fills it ends at once, with 'length'), UsageError for ids the model does not have or
-        a grammar that cannot be enforced. A grammar is compiled here, not in a step."""
+        """Prepares a request and queues it."""
+        reply = self.prepare(request)
+        self.enqueue(reply)
+        return reply
+
+    def prepare(self, request: Request) -> Reply:
+        """A reply that is not queued yet; takes no lock, so a step may be under way.
+
+        Raises ContextLengthError for a prompt longer than the context (one that fills it ends at
+        once, with 'length'), UsageError for ids the model does not have or a grammar that cannot
+        be enforced. A grammar is compiled here, not in a step.
+        """
         self.check(request)
         seed, grammar = request.params.seed, request.params.grammar
-        reply = Reply(
+        return Reply(
             request,
             self.tokenizer,
             seed=secrets.randbits(63) if seed is None else seed,
@@ -92,10 +119,13 @@ class Engine:
             grammar=self.grammars.compile(grammar) if grammar else None,
             load_ms=self.load_ms,
         )
+
+    def enqueue(self, reply: Reply) -> None:
+        """Queues what `prepare` gave."""
         if not reply.is_finished:
             with self._lock:
+                reply.arrival = next(self._arrivals)
                 self._waiting.append(reply)
-        return reply
 
     def check(self, request: Request) -> None:
         """Raises what `submit` would raise."""
@@ -136,27 +166,41 @@ class Engine:
         `take` raises it. A fault of the step itself is raised here and changes no request.
         """
         with self._lock:
+            begin = perf_counter()
             self._admit()
-            plan = self._plan()
-            if plan:
-                self._compute(plan)
+            parts = self._plan()
+            if parts:
+                self._compute(parts)
+                reading = sum(p.rows for p in parts if p.rows > 1)
+                self.pace.learn(reading, perf_counter() - begin)
             elif self._waiting:
                 raise QwellError(_PAGES_HELD)
 
-    def _compute(self, plan: list[tuple[Reply, int]]) -> None:
-        logits = self.backend.step(self._batch(plan))
-        ready = [r for r, count in plan if r.computed + count == len(r.tokens)]
-        masks = [_mask(reply) for reply in ready]
-        samplers = [r.sampler for r in ready]
-        tokens = sample(samplers, logits, masks, num_threads=self._num_threads)
-        rows = zip(tokens, logits, strict=True)
-        for reply, count in plan:
-            done = reply.computed + count
+    def _compute(self, parts: list[Part]) -> None:
+        for part in parts:
+            part.reply.mark_started()
+        logits = self.backend.step(batch_of(parts, self._kv))
+        ends = np.cumsum([part.num_logits for part in parts])
+        for part, end in zip(parts, ends, strict=True):
+            if part.reply.wants_prompt_logits:
+                part.reply.score_prompt(logits[end - part.rows : end])
+        chosen = iter(self._choose(parts, logits, ends))
+        for part in parts:
+            reply = part.reply
             if reply.lease:  # before the reply may end and let go of its pages
-                self.cache.computed(reply.lease, reply.tokens, reply.num_prompt, done)
-            if done == len(reply.tokens):
-                self._advance(reply, *next(rows))
-            reply.computed = done  # last: an interrupt before it computes these rows again
+                self.cache.computed(reply.lease, reply.tokens, reply.num_prompt, part.done)
+            if part.is_last:
+                self._advance(reply, *next(chosen))
+            reply.computed = part.done  # last: an interrupt before it computes these rows again
+
+    def _choose(
+        self, parts: list[Part], logits: F32, ends: NDArray[np.int64]
+    ) -> Iterable[tuple[int | QwellError, F32]]:
+        """Token and logits of every part that ends with its newest token."""
+        ready = [(p.reply, end - 1) for p, end in zip(parts, ends, strict=True) if p.is_last]
+        rows = logits if len(ready) == len(logits) else logits[[row for _, row in ready]]
+        samplers, masks = [r.sampler for r, _ in ready], [_mask(r) for r, _ in ready]
+        return zip(sample(samplers, rows, masks, self._num_threads), rows, strict=True)
 
     def logits(self, ids: Sequence[int], *, chunk: int = 64) -> Iterator[F32]:
         """Logits after every one of `ids`, read as a prompt: arrays [n <= chunk, V], in order.
@@ -191,44 +235,72 @@ class Engine:
                 self.cache.end(lease)
 
     def _admit(self) -> None:
-        """Lets waiting requests in, in order, while there are pages for all their tokens."""
+        """Lets waiting requests in while there are pages for all their tokens. One for whom there
+        are none holds up those behind it, or it might wait for ever."""
         while self._waiting and len(self._running) < self.max_seqs:
-            reply = self._waiting[0]
-            lease = self.cache.begin(reply.request.key, reply.tokens, reply.num_prompt)
+            now, of_key = perf_counter(), Counter(r.request.key for r in self._running)
+            reply = min(
+                self._waiting,
+                key=lambda r: entry_order(
+                    priority=r.request.priority,
+                    waited_s=now - r.submitted,
+                    running_of_key=of_key[r.request.key],
+                    arrival=r.arrival,
+                ),
+            )
+            lease = self._lease(reply)
             if not self.cache.grow(lease, len(reply.tokens)):
                 self.cache.end(lease)
                 return
             reply.lease, reply.computed = lease, len(lease.path) * PAGE_SIZE
             reply.mark_cached(reply.computed)
-            self._running.append(self._waiting.popleft())
+            self._waiting.remove(reply)
+            self._running.append(reply)
 
-    def _plan(self) -> list[tuple[Reply, int]]:
+    def _lease(self, reply: Reply) -> Lease:
+        """Of one whose prompt's logits are wanted all rows are computed: nothing is lent."""
+        if reply.params.prompt_logprobs is not None:
+            return Lease(reply.request.key)
+        return self.cache.begin(reply.request.key, reply.tokens, reply.num_prompt)
+
+    def _plan(self) -> list[Part]:
         """Who computes how many of its tokens in this step: single rows first, then chunks."""
         for reply in list(self._running):  # the oldest first: it is never sent away for others
             while reply.lease and not self.cache.grow(reply.lease, len(reply.tokens)):
                 self._preempt(self._running[-1])
-        left = {reply: len(reply.tokens) - reply.computed for reply in self._running}
-        plan = [(reply, 1) for reply, rows in left.items() if rows == 1]
-        budget = self.max_rows - len(plan)
-        for reply, rows in left.items():
-            if rows > 1 and budget:
-                plan.append((reply, min(rows, budget)))
-                budget -= min(rows, budget)
-        return plan
+        singles, reading, prompts = list[Part](), list[Reply](), list[Prompt]()
+        of_key = Counter(reply.request.key for reply in self._running)
+        for reply in self._running:
+            self._borrow(reply)
+            left = len(reply.tokens) - reply.computed
+            if left == 1:
+                singles.append(Part(reply, 1, reply.computed))
+            else:
+                reading.append(reply)
+                prompts.append(self._prompt(reply, left, of_key[reply.request.key]))
+        most = self.max_rows - len(singles)
+        rows = divide(prompts, self.pace.rows(most))
+        return singles + [Part(r, n, r.computed) for r, n in zip(reading, rows, strict=True) if n]
 
-    def _batch(self, plan: list[tuple[Reply, int]]) -> Batch:
-        replies = [reply for reply, _ in plan]
-        batch = Batch.make(
-            [r.tokens[r.computed : r.computed + count] for r, count in plan],
-            past=[r.computed for r in replies],
-            prompt_len=[r.num_prompt for r in replies],
-            kv=self._kv,
-            pages=[r.lease.pages for r in replies if r.lease],
+    def _borrow(self, reply: Reply) -> None:
+        """Takes pages that others have computed since it was let in."""
+        if reply.lease and not reply.wants_prompt_logits:
+            reply.computed = self.cache.extend(
+                reply.lease, reply.tokens, reply.num_prompt, reply.computed
+            )
+
+    def _prompt(self, reply: Reply, left: int, running_of_key: int) -> Prompt:
+        scored = reply.wants_prompt_logits
+        page = None
+        if reply.lease and not scored:
+            page = self.cache.next_page(reply.lease, reply.tokens, reply.num_prompt)
+        return Prompt(
+            left=left,
+            priority=reply.request.priority,
+            running_of_key=running_of_key,
+            page=page,
+            is_scored=scored,
         )
-        for reply in replies:
-            reply.mark_started()
-        ends = [r.computed + count == len(r.tokens) for r, count in plan]
-        return replace(batch, out_rows=batch.out_rows[ends])
 
     def _advance(self, reply: Reply, token: int | QwellError, logits: F32) -> None:
         try:
@@ -246,11 +318,11 @@ class Engine:
         reply.lease = None
 
     def _preempt(self, reply: Reply) -> None:
-        """Sends a running request back to the head of the queue, to be computed again."""
+        """Sends a running request back to its place in the queue, to be computed again."""
         self._running.remove(reply)
         self._drop(reply)
         reply.computed = 0
-        self._waiting.appendleft(reply)
+        self._waiting.append(reply)
 
 
 def _mask(reply: Reply) -> Mask | None:

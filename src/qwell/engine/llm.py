@@ -54,6 +54,7 @@ class LLM:
         generation: GenerationConfig,
         max_context: int,
         load_ms: float | None = None,
+        num_pages: int | None = None,
         max_seqs: int = 8,
         max_rows: int = 256,
     ) -> None:
@@ -64,6 +65,7 @@ class LLM:
             tokenizer,
             eos_ids={*generation.eos_token_ids, *tokenizer.eos_ids},
             max_context=max_context,
+            num_pages=num_pages,
             max_seqs=max_seqs,
             max_rows=max_rows,
             prefix_cache=True,

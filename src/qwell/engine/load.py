@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 
 from qwell.config import GenerationConfig, ModelConfig
 from qwell.engine import packed
 from qwell.engine.llm import LLM
-from qwell.engine.memory import check_memory
+from qwell.engine.memory import Room, plan_pages
 from qwell.engine.packed import Facts, Progress
 from qwell.engine.types import Backend
 from qwell.errors import UsageError
@@ -28,6 +29,7 @@ def load(
     backend: str = "native",
     int8: bool = False,
     kv_dtype: str | None = None,
+    room: Room | None = None,
     progress: Progress | None = None,
 ) -> LLM:
     """Loads `model`: an alias, a Hugging Face id, a folder or a .gguf file.
@@ -37,6 +39,7 @@ def load(
     backend: 'native', or 'reference' (NumPy float32, slow, the truth). int8: the native back end
     packs bf16, f16 and f32 matrices to int8 (Q8_0); those of quantised files stay as they are.
     kv_dtype: of keys and values, 'bf16' (the default) or 'int8', which takes half the memory.
+    room: how many requests at a time, and the memory for their keys and values.
     Raises what `resolve` raises, CheckpointError, UnsupportedModelError, UsageError,
     StorageError (the cache cannot be written), MemoryBudgetError.
     """
@@ -59,10 +62,11 @@ def load(
             num_threads=num_threads,
             int8=int8,
             kv_dtype=kv_dtype or "bf16",
+            room=room or Room(),
             progress=progress,
         )
     else:
-        llm = _load_reference(resolved, ctx)
+        llm = _load_reference(resolved, ctx, room or Room())
     llm.engine.load_ms = 1000 * (perf_counter() - start)
     return llm
 
@@ -85,6 +89,7 @@ def _load_native(
     num_threads: int | None,
     int8: bool,
     kv_dtype: str,
+    room: Room,
     progress: Progress | None,
 ) -> LLM:
     from qwell.native import KV_DTYPES, NativeModel, check_threads
@@ -98,7 +103,14 @@ def _load_native(
     facts = facts or packed.pack(resolved, folder, int8=int8, progress=progress)
     ctx = _context(resolved.name, facts.config, ctx)
     weight_bytes = (folder / packed.WEIGHTS).stat().st_size
-    check_memory(resolved.name, facts.config, weight_bytes=weight_bytes, ctx=ctx, kv_dtype=kv_dtype)
+    num_pages = plan_pages(
+        resolved.name,
+        facts.config,
+        weight_bytes=weight_bytes,
+        ctx=ctx,
+        kv_dtype=kv_dtype,
+        room=room,
+    )
     # Weights are read without the GIL: the text side is made ready meanwhile.
     template = _template(facts)
     with ThreadPoolExecutor(1) as pool:
@@ -107,10 +119,11 @@ def _load_native(
             pool.submit(template.check)  # a broken one is told when it is used
         native = NativeModel.open(folder, facts.config, num_threads=num_threads, kv_dtype=kv_dtype)
         built = tokenizer.result()
-    return _llm(resolved, native, tokenizer=built, template=template, facts=facts, ctx=ctx)
+    llm = partial(_llm, resolved, native, tokenizer=built, template=template, facts=facts)
+    return llm(ctx=ctx, num_pages=num_pages, max_seqs=room.max_seqs)
 
 
-def _load_reference(resolved: ResolvedModel, ctx: int | None) -> LLM:
+def _load_reference(resolved: ResolvedModel, ctx: int | None, room: Room) -> LLM:
     from qwell.checkpoint import open_checkpoint
     from qwell.model.reference import ReferenceModel
     from qwell.model.weights import build_weights
@@ -119,12 +132,18 @@ def _load_reference(resolved: ResolvedModel, ctx: int | None) -> LLM:
     facts = packed.facts_of(checkpoint)
     ctx = _context(resolved.name, facts.config, ctx)
     weight_bytes = 4 * facts.config.num_parameters
-    check_memory(
-        resolved.name, facts.config, weight_bytes=weight_bytes, ctx=ctx, kv_dtype="float32"
+    num_pages = plan_pages(
+        resolved.name,
+        facts.config,
+        weight_bytes=weight_bytes,
+        ctx=ctx,
+        kv_dtype="float32",
+        room=room,
     )
     model = ReferenceModel(build_weights(facts.config, checkpoint.tensors))
     tokenizer, template = packed.tokenizer_of(checkpoint), _template(facts)
-    return _llm(resolved, model, tokenizer=tokenizer, template=template, facts=facts, ctx=ctx)
+    llm = partial(_llm, resolved, model, tokenizer=tokenizer, template=template, facts=facts)
+    return llm(ctx=ctx, num_pages=num_pages, max_seqs=room.max_seqs)
 
 
 def _template(facts: Facts) -> ChatTemplate | None:
@@ -139,6 +158,8 @@ def _llm(
     template: ChatTemplate | None,
     facts: Facts,
     ctx: int,
+    num_pages: int,
+    max_seqs: int,
 ) -> LLM:
     return LLM(
         name=resolved.name,
@@ -147,6 +168,8 @@ def _llm(
         template=template,
         generation=_generation(resolved, facts.generation),
         max_context=ctx,
+        num_pages=num_pages,
+        max_seqs=max_seqs,
     )
 
 

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import resource
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from qwell.config import ModelConfig
 from qwell.errors import MemoryBudgetError
+from qwell.model.batch import PAGE_SIZE
 
 _SCRATCH = 200_000_000  # the process itself, buffers of a step, a row of logits per request
 
@@ -32,21 +35,50 @@ def kv_bytes(config: ModelConfig, tokens: int, dtype: str) -> int:
     return 2 * config.num_layers * config.num_kv_heads * of_head * tokens
 
 
-def check_memory(
-    name: str, config: ModelConfig, *, weight_bytes: int, ctx: int, kv_dtype: str
-) -> None:
-    """Raises MemoryBudgetError with the numbers if weights and a full context do not fit."""
-    available = available_bytes()
-    kv = kv_bytes(config, ctx, kv_dtype)
-    if available is None or weight_bytes + kv + _SCRATCH <= available:
-        return
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """What an engine may hold at a time."""
+
+    max_seqs: int = 8
+    """Requests in a step."""
+    kv_budget: int | Literal["auto"] | None = None
+    """Bytes for keys and values. None: one full context; 'auto': a quarter of the memory that is
+    free once the weights are loaded, at least one full context."""
+
+
+def plan_pages(
+    name: str, config: ModelConfig, *, weight_bytes: int, ctx: int, kv_dtype: str, room: Room
+) -> int:
+    """Pages of the KV cache, reckoned before anything is loaded.
+
+    Raises MemoryBudgetError with the numbers if weights and keys and values do not fit, or the
+    budget is less than one context of ctx tokens needs.
+    """
+    available, of_page = available_bytes(), kv_bytes(config, PAGE_SIZE, kv_dtype)
+    least = -(-ctx // PAGE_SIZE)
+    pages = least
+    if room.kv_budget == "auto":
+        free = 0 if available is None else max(0, available - weight_bytes - _SCRATCH)
+        pages = max(least, min(free // 4 // of_page, room.max_seqs * least))
+    elif room.kv_budget is not None:
+        pages = room.kv_budget // of_page
+        if pages < least:
+            raise MemoryBudgetError(
+                f"keys and values of one context of {ctx:,} tokens take "
+                f"{least * of_page / 1e9:.2f} GB, but their budget is {room.kv_budget / 1e9:.2f} "
+                f"GB: give more, or load with --ctx {room.kv_budget // of_page * PAGE_SIZE}"
+            )
+    if available is None or weight_bytes + pages * of_page + _SCRATCH <= available:
+        return pages
     fits = (available - weight_bytes - _SCRATCH) // kv_bytes(config, 1, kv_dtype)
     fits = fits // 1024 * 1024
-    advice = f"load it with --ctx {fits}" if fits > 0 else "use a smaller model"
+    advice = f"load it with --ctx {min(fits, ctx)}" if fits > 0 else "use a smaller model"
+    if room.kv_budget is not None and fits >= ctx:
+        advice = "give a smaller budget"
     raise MemoryBudgetError(
-        f"{name} needs {weight_bytes / 1e9:.2f} GB for weights and {kv / 1e9:.2f} GB for a context "
-        f"of {ctx:,} tokens (and {_SCRATCH / 1e9:.1f} GB to work), but {available / 1e9:.2f} GB "
-        f"are available: {advice}, or close other programs"
+        f"{name} needs {weight_bytes / 1e9:.2f} GB for weights and {pages * of_page / 1e9:.2f} GB "
+        f"for keys and values of {pages * PAGE_SIZE:,} tokens (and {_SCRATCH / 1e9:.1f} GB to "
+        f"work), but {available / 1e9:.2f} GB are available: {advice}, or close other programs"
     )
 
 

@@ -12,7 +12,7 @@ stay until room is wanted; those used longest ago go first, leaves before what t
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -66,17 +66,37 @@ class PrefixCache:
         return self._num_idle
 
     def begin(self, key: str, tokens: Sequence[int], num_prompt: int) -> Lease:
-        """A lease with the pages that are here already, all but the last prompt token at most:
-        its logits are wanted."""
+        """A lease with the pages that are here already."""
         lease = Lease(key)
-        node = self._roots.get(key)
+        self.extend(lease, tokens, num_prompt, 0)
+        return lease
+
+    def extend(self, lease: Lease, tokens: Sequence[int], num_prompt: int, done: int) -> int:
+        """Lends the next pages of the tree to a sequence whose first `done` tokens are computed.
+
+        Gives how many are now. All but the last token at most: its logits are wanted.
+        """
+        if done != len(lease.path) * PAGE_SIZE:  # it is within a page of its own
+            return done
+        node = lease.path[-1] if lease.path else self._roots.get(lease.key)
         while node and (len(lease.path) + 1) * PAGE_SIZE < len(tokens):
-            node = node.children.get(self._name(tokens, num_prompt, len(lease.path)))
+            at = len(lease.path)
+            node = node.children.get(self._name(tokens, num_prompt, at))
             if node:
+                self.pool.release(lease.pages[at : at + 1])
+                lease.pages[at : at + 1] = [node.page]
                 self._hold(node)
                 lease.path.append(node)
-                lease.pages.append(node.page)
-        return lease
+        return len(lease.path) * PAGE_SIZE
+
+    def next_page(self, lease: Lease, tokens: Sequence[int], num_prompt: int) -> Hashable:
+        """A name of the page that the sequence computes now, the same for all who compute the
+        same; None where nothing is kept or no whole page is left."""
+        at = len(lease.path)
+        if not self._enabled or (at + 1) * PAGE_SIZE >= len(tokens):
+            return None
+        parent = id(lease.path[-1]) if lease.path else lease.key
+        return parent, self._name(tokens, num_prompt, at)
 
     def grow(self, lease: Lease, tokens: int) -> bool:
         """Pages for so many tokens. False, and nothing changed, if too few can be had."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qwell.engine.loops import ends_in_loop
 from qwell.engine.sampler import Mask, largest, log_softmax_at, new_sampler
 from qwell.engine.stops import StopStrings
 from qwell.engine.types import F32, Completion, Piece, Request, Timings, TokenLogprob, Usage
@@ -45,6 +46,8 @@ class Reply:
         self.tokens, self.num_prompt = list(request.prompt_ids), len(request.prompt_ids)
         self.computed = 0
         """How many of the tokens have their keys and values in the cache."""
+        self.arrival = 0
+        """Its place among all requests of an engine."""
         self.lease: Lease | None = None
         self.completion: Completion | None = None
         self.error: Exception | None = None
@@ -65,11 +68,14 @@ class Reply:
         self._stops = StopStrings(params.stop)
         self._text: list[str] = []
         self._logprobs: list[TokenLogprob] = []
+        self._prompt_logprobs: list[TokenLogprob | None] = [None]
         self._taken_text, self._taken_tokens, self._taken_last = 0, 0, False
         self._lock = threading.Lock()  # one thread may take what another one computes
-        self._submitted = perf_counter()
-        self._cached = 0
-        self._started: float | None = None
+        self.submitted = perf_counter()
+        self.num_cached = 0
+        """Prompt tokens that were in the cache when it was first let in."""
+        self.started: float | None = None
+        """When the first step with a row of it began."""
         self._token_times: list[float] = []
         if self.num_prompt == max_context:
             self._finish("length")
@@ -111,14 +117,26 @@ class Reply:
             raise RuntimeError("the reply has not ended")
         return self.completion
 
+    @property
+    def wants_prompt_logits(self) -> bool:
+        """Whether the logits of the rows computed next are wanted though none is its last."""
+        return self.params.prompt_logprobs is not None and self.computed < self.num_prompt
+
+    def end(self, reason: str) -> Completion:
+        """Ends a reply that has not ended; gives its completion. Raises the fault that did."""
+        with self._lock:
+            if not self.is_finished:
+                self._finish(reason)
+        return self.result()
+
     def mark_cached(self, tokens: int) -> None:
         """So many tokens need not be computed; what counts is the first time."""
-        if self._started is None:
-            self._cached = tokens
+        if self.started is None:
+            self.num_cached = tokens
 
     def mark_started(self) -> None:
         """The first step with a row of this reply begins now; later calls change nothing."""
-        self._started = self._started or perf_counter()
+        self.started = self.started or perf_counter()
 
     def mask(self) -> Mask | None:
         """The tokens that the grammar allows next, None for all of them."""
@@ -138,7 +156,7 @@ class Reply:
             raise token
         with self._lock:
             if self.params.logprobs is not None:
-                self._logprobs.append(self._logprob(logits, token))
+                self._logprobs.append(self._logprob(logits, token, self.params.logprobs))
             self._extend(token)
             if self._forced:
                 self._forced.pop(0)  # the mask let nothing else through
@@ -146,6 +164,13 @@ class Reply:
                 self._forced = self._grammar.forced()
             while self._forced and self.params.logprobs is None and not self.is_finished:
                 self._extend(self._forced.pop(0))
+
+    def score_prompt(self, logits: F32) -> None:
+        """Takes logits [n, V] after the tokens `computed`, .. of the prompt."""
+        for at, row in enumerate(logits, self.computed + 1):
+            if at == len(self._prompt_logprobs) < self.num_prompt:  # else it is known already
+                top = self.params.prompt_logprobs or 0
+                self._prompt_logprobs.append(self._logprob(row, self.tokens[at], top))
 
     def _extend(self, token: int) -> None:
         self._token_times.append(perf_counter())
@@ -189,25 +214,30 @@ class Reply:
             usage=Usage(
                 prompt_tokens=self.num_prompt,
                 completion_tokens=self.num_output,
-                cached_tokens=self._cached,
+                cached_tokens=self.num_cached,
             ),
             timings=self._timings(),
+            prompt_logprobs=self._scores(),
+            detected_loop=ends_in_loop(self.tokens[self.num_prompt :]),
         )
 
+    def _scores(self) -> tuple[TokenLogprob | None, ...] | None:
+        return None if self.params.prompt_logprobs is None else tuple(self._prompt_logprobs)
+
     def _timings(self) -> Timings:
-        if not self._token_times or self._started is None:
+        if not self._token_times or self.started is None:
             return Timings(load_ms=self._load_ms)
         first, last = self._token_times[0], self._token_times[-1]
         more = self.num_output - 1
         return Timings(
             load_ms=self._load_ms,
-            ttft_ms=1000 * (first - self._submitted),
-            prefill_tok_per_s=(self.num_prompt - self._cached) / (first - self._started),
+            ttft_ms=1000 * (first - self.submitted),
+            prefill_tok_per_s=(self.num_prompt - self.num_cached) / (first - self.started),
             decode_tok_per_s=more / (last - first) if more else None,
         )
 
-    def _logprob(self, logits: F32, token: int) -> TokenLogprob:
-        best = largest(logits[: self.vocab_size], self.params.logprobs or 0)
+    def _logprob(self, logits: F32, token: int, num_top: int) -> TokenLogprob:
+        best = largest(logits[: self.vocab_size], num_top)
         values = log_softmax_at(logits, [*best, token]).tolist()
         top = tuple(self._named(i, value) for i, value in zip(best, values[:-1], strict=True))
         return self._named(token, values[-1], top)

@@ -1,124 +1,36 @@
 """Requests of many threads over one engine: one thread owns the program, all else is messages.
 
-A plain form of the service: first come, first served, no shared prefix. It knows no HTTP.
+`submit` checks a job in the caller's thread, then hands it over; the service's thread steps the
+engine and calls `on_event` for everything that happens. It knows no HTTP. What ends one request
+ends it alone: its own fault, a cancel, its deadline. A fault of a step ends those that were in it.
 """
 
 from __future__ import annotations
 
-import math
-import queue
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from itertools import count
-from time import monotonic
+from queue import Empty, SimpleQueue
+from time import perf_counter
 
+from qwell.engine.counters import Counters, Snapshot
+from qwell.engine.jobs import (
+    Event,
+    Failed,
+    Finished,
+    Job,
+    Limits,
+    OnEvent,
+    Overloaded,
+    Started,
+    Token,
+)
 from qwell.engine.llm import LLM
 from qwell.engine.reply import Reply
-from qwell.engine.sampler import largest, log_softmax_at
-from qwell.engine.types import Completion, Piece, Request, SamplingParams, TokenLogprob
-from qwell.errors import QwellError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    max_queued: int = 256
-    max_queued_tokens: int = 262_144
-    max_wait_s: float = 60.0
-    max_seqs: int = 64
-    kv_budget_bytes: int | None = None
-    step_ms: float = 60.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    prompt_ids: tuple[int, ...]
-    params: SamplingParams
-    n: int = 1
-    key: str = ""
-    priority: int = 0
-    deadline_s: float | None = None
-
-
-class Overloaded(QwellError):  # noqa: N818
-    """The request is refused for now: `reason` is 'queue', 'tokens', 'wait' or 'draining'."""
-
-    def __init__(self, reason: str, retry_after_s: float) -> None:
-        self.reason, self.retry_after_s = reason, retry_after_s
-        what = "is shutting down" if reason == "draining" else f"is full ({reason})"
-        super().__init__(f"the server {what}: try again in {math.ceil(retry_after_s)} s")
-
-
-@dataclass(frozen=True)
-class Started:
-    choice: int
-    cached_tokens: int
-    queued_s: float
-
-
-@dataclass(frozen=True)
-class Token:
-    choice: int
-    piece: Piece
-
-
-@dataclass(frozen=True)
-class Finished:
-    choice: int
-    completion: Completion
-
-
-@dataclass(frozen=True)
-class Failed:
-    choice: int
-    error: Exception
-
-
-Event = Started | Token | Finished | Failed
-OnEvent = Callable[[Event], None]
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """counts[i] values are at most bounds[i] and above the bound before; the last count is of
-    those above all bounds."""
-
-    bounds: tuple[float, ...]
-    counts: tuple[int, ...]
-    total: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    running: int
-    queued: int
-    queued_tokens: int
-    pages_used: int
-    pages_total: int
-    cache_hit_tokens: int
-    cache_miss_tokens: int
-    refusals: dict[str, int]
-    steps: int
-    step_seconds: Histogram
-    ttft_seconds: Histogram
-    gap_seconds: Histogram
-    tokens_in: int
-    tokens_out: int
-    estimated_wait_s: float
-
-
-@dataclass
-class _Tally:
-    bounds: tuple[float, ...] = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-    counts: list[int] = field(default_factory=lambda: [0] * 12)
-    total: float = 0.0
-
-    def add(self, value: float) -> None:
-        self.counts[sum(value > bound for bound in self.bounds)] += 1
-        self.total += value
-
-    def frozen(self) -> Histogram:
-        return Histogram(self.bounds, tuple(self.counts), self.total)
+from qwell.engine.types import Request
+from qwell.errors import UsageError
 
 
 class Ticket:
@@ -128,207 +40,280 @@ class Ticket:
         self.id, self._cancel = id, cancel
 
     def cancel(self) -> None:
+        """Ends the job within a step, wherever it is. From any thread, any number of times."""
         self._cancel()
 
 
 @dataclass(eq=False)
 class _Stream:
-    job: Job
+    """One reply of a job, on its way through the service."""
+
+    reply: Reply
     choice: int
     on_event: OnEvent
-    submitted: float
-    reply: Reply | None = None
-    started: bool = False
+    deadline: float | None
+    queued_tokens: int
+    is_queued: bool = True
+    seen: int = 0
+    """Tokens of the reply that are counted."""
     last: float = 0.0
-    is_cancelled: bool = False
+    """When the last of them came."""
+
+
+@dataclass(frozen=True)
+class _Cancel:
+    streams: list[_Stream]
+
+
+@dataclass(frozen=True)
+class _Stop:
+    at: float
 
 
 class Service:
-    """Starts the thread that owns the engine of `llm`."""
+    """Starts the thread that owns the engine of `llm`, which nobody else may use until `close`."""
 
     def __init__(self, llm: LLM, limits: Limits | None = None) -> None:
-        self._llm, self.limits = llm, limits or Limits()
-        self._inbox: queue.SimpleQueue[_Stream | None] = queue.SimpleQueue()
-        self._streams: list[_Stream] = []
-        self._queued: set[_Stream] = set()
-        self._ids, self._lock = count(1), threading.Lock()
-        self._draining = self._stop = False
-        self._refusals: dict[str, int] = {}
-        self._steps = self._tokens_in = self._tokens_out = 0
-        self._step, self._ttft, self._gap = _Tally(), _Tally(), _Tally()
+        self.limits, self._engine = limits or Limits(), llm.engine
+        self._pace = llm.engine.pace
+        self._pace.goal_s = self.limits.step_ms / 1000
+        self._inbox: SimpleQueue[list[_Stream] | _Cancel | _Stop] = SimpleQueue()
+        self._streams: dict[_Stream, None] = {}  # in order of arrival; the thread's own
+        self._stop_at: float | None = None
+        self._unread = 0  # prompt rows of running requests
+        self._ids, self._counters = count(1), Counters()
+        self._lock = threading.Lock()  # guards what follows
+        self._queued = self._queued_tokens = 0
+        self._is_draining = self._is_closed = False
+        self._refusals: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._run, name="qwell-engine", daemon=True)
         self._thread.start()
 
     @property
     def healthy(self) -> bool:
+        """The thread lives."""
         return self._thread.is_alive()
 
     def submit(self, job: Job, on_event: OnEvent) -> Ticket:
-        self._llm.engine.check(Request(prompt_ids=job.prompt_ids, params=job.params))
-        streams = [_Stream(job, choice, on_event, monotonic()) for choice in range(job.n)]
+        """Queues a job; every choice ends with Finished or Failed, and nothing comes after it.
+
+        Raises Overloaded if the queue is full, and what `Engine.prepare` raises.
+        """
+        if job.n < 1:
+            raise UsageError(f"n is {job.n}; it must be at least 1")
+        with self._lock:  # before any work is put into it
+            self._refuse_if_full(job)
+        now = perf_counter()
+        streams = [
+            _Stream(
+                reply=self._engine.prepare(_request(job, choice)),
+                choice=choice,
+                on_event=on_event,
+                deadline=None if job.deadline_s is None else now + job.deadline_s,
+                queued_tokens=0 if choice else len(job.prompt_ids),  # the others share its pages
+            )
+            for choice in range(job.n)
+        ]
         with self._lock:
             self._refuse_if_full(job)
-            self._queued |= set(streams)
-        for stream in streams:
-            self._inbox.put(stream)
-
-        def cancel() -> None:
-            for stream in streams:
-                stream.is_cancelled = True
-
-        return Ticket(next(self._ids), cancel)
-
-    def _refuse_if_full(self, job: Job) -> None:
-        tokens = sum(len(stream.job.prompt_ids) for stream in self._queued)
-        reason = "draining" if self._draining else ""
-        reason = reason or ("queue" if len(self._queued) + job.n > self.limits.max_queued else "")
-        if not reason and tokens + len(job.prompt_ids) > self.limits.max_queued_tokens:
-            reason = "tokens"
-        if reason:
-            self._refusals[reason] = self._refusals.get(reason, 0) + 1
-            raise Overloaded(reason, 1.0)
+            self._queued += job.n
+            self._queued_tokens += len(job.prompt_ids)
+            self._inbox.put(streams)
+        return Ticket(next(self._ids), lambda: self._inbox.put(_Cancel(streams)))
 
     def snapshot(self) -> Snapshot:
-        pool, queued = self._llm.engine.pool, list(self._queued)
+        cache, counters = self._engine.cache, self._counters
+        with self._lock:
+            queued, tokens, refusals = self._queued, self._queued_tokens, dict(self._refusals)
         return Snapshot(
-            running=len(self._streams),
-            queued=len(queued),
-            queued_tokens=sum(len(stream.job.prompt_ids) for stream in queued),
-            pages_used=pool.num_pages - pool.num_free,
-            pages_total=pool.num_pages,
-            cache_hit_tokens=0,
-            cache_miss_tokens=self._tokens_in,
-            refusals=dict(self._refusals),
-            steps=self._steps,
-            step_seconds=self._step.frozen(),
-            ttft_seconds=self._ttft.frozen(),
-            gap_seconds=self._gap.frozen(),
-            tokens_in=self._tokens_in,
-            tokens_out=self._tokens_out,
-            estimated_wait_s=0.0,
+            running=max(0, len(self._streams) - queued),
+            queued=queued,
+            queued_tokens=tokens,
+            pages_used=cache.pool.num_pages - cache.num_free,
+            pages_kept=cache.num_kept,
+            pages_total=cache.pool.num_pages,
+            cache_hit_tokens=counters.cache_hit_tokens,
+            cache_miss_tokens=counters.tokens_in - counters.cache_hit_tokens,
+            refusals=refusals,
+            steps=counters.steps,
+            step_seconds=counters.step.frozen(),
+            ttft_seconds=counters.ttft.frozen(),
+            gap_seconds=counters.gap.frozen(),
+            tokens_in=counters.tokens_in,
+            tokens_out=counters.tokens_out,
+            estimated_wait_s=self.estimated_wait_s,
+            reply_step_s=self._pace.base_s,
+            prompt_row_s=self._pace.row_s,
         )
 
+    @property
+    def estimated_wait_s(self) -> float:
+        """Until a request that came now would begin: prompts before it are read, and, if all
+        places are taken, as many replies end as wait."""
+        step = self.limits.step_ms / 1000
+        share = max(0.1, 1 - self._pace.base_s / step)  # of a step's time, for prompts
+        reading = (self._queued_tokens + self._unread) * self._pace.row_s / share
+        running = len(self._engine.running)
+        places = max(1, running) if self._engine.waiting else self._engine.max_seqs
+        above = max(0, self._queued + running + 1 - places)
+        return reading + above / places * self._counters.reply_s
+
     def drain(self) -> None:
-        self._draining = True
+        """Refuses new jobs from now on; those that are here go on."""
+        with self._lock:
+            self._is_draining = True
 
     def close(self, grace_s: float = 0.0) -> None:
+        """Drains, waits so long at most, cancels what is left. The thread has ended then."""
         self.drain()
-        end = monotonic() + grace_s
-        while (self._streams or self._queued) and monotonic() < end and self.healthy:
-            threading.Event().wait(0.01)
-        self._stop = True
-        self._inbox.put(None)
+        self._inbox.put(_Stop(perf_counter() + grace_s))
         self._thread.join()
+        self._pace.goal_s = None
+
+    def _refuse_if_full(self, job: Job) -> None:
+        wait, limits, reason = self.estimated_wait_s, self.limits, ""
+        if self._is_draining or self._is_closed:
+            reason = "draining"
+        elif self._queued + job.n > limits.max_queued:
+            reason = "queue"
+        elif self._queued_tokens + len(job.prompt_ids) > limits.max_queued_tokens:
+            reason = "tokens"
+        elif wait > limits.max_wait_s:
+            reason = "wait"
+        if reason:
+            self._refusals[reason] += 1
+            raise Overloaded(reason, max(1.0, min(wait, limits.max_wait_s)))
+
+    # What follows runs in the service's thread alone.
 
     def _run(self) -> None:
-        while not self._stop:
-            self._receive()
-            begin = monotonic()
-            self._sweep()
-            if self._llm.engine.has_work:
-                try:
-                    self._llm.engine.step()
-                except Exception as error:
-                    self._fail_all(error)
-                self._steps += 1
-                self._step.add(monotonic() - begin)
-            for stream in list(self._streams):
-                self._tell(stream)
-        for stream in [*self._streams, *self._queued]:
-            self._end(stream, "cancelled")
+        try:
+            while self._receive():
+                self._end_overdue()
+                self._step()
+                for stream in list(self._streams):
+                    self._tell(stream)
+        finally:  # a bug of ours included: nobody waits for ever
+            with self._lock:
+                self._is_closed = True
+            self._receive(block=False)
+            self._end(list(self._streams), "cancelled")
 
-    def _receive(self) -> None:
+    def _receive(self, block: bool = True) -> bool:
+        """Reads the inbox, waiting for a message if there is nothing to do. False: time to end."""
         while True:
             try:
-                stream = self._inbox.get(block=not self._streams, timeout=None)
-            except queue.Empty:
-                return
-            if stream is None:
-                return
-            self._queued.discard(stream)
-            self._start(stream)
-            if self._inbox.empty():
-                return
+                message = self._inbox.get(block=block and not self._streams and not self._stop_at)
+            except Empty:
+                break
+            if isinstance(message, _Stop):
+                self._stop_at = min(message.at, self._stop_at or message.at)
+            elif isinstance(message, _Cancel):
+                self._end(message.streams, "cancelled")
+            else:
+                for stream in message:
+                    self._streams[stream] = None
+                    self._engine.enqueue(stream.reply)
+        if self._stop_at is None:
+            return True
+        return bool(self._streams) and perf_counter() < self._stop_at
 
-    def _start(self, stream: _Stream) -> None:
-        job = stream.job
-        self._streams.append(stream)
-        try:
-            request = Request(prompt_ids=job.prompt_ids, params=job.params, choice=stream.choice)
-            stream.reply = self._llm.engine.submit(request)
-            self._tokens_in += len(job.prompt_ids)
-        except Exception as error:
-            self._streams.remove(stream)
-            stream.on_event(Failed(stream.choice, error))
+    def _end_overdue(self) -> None:
+        now = perf_counter()
+        late = [s for s in self._streams if s.deadline is not None and now > s.deadline]
+        self._end(late, "deadline")
 
-    def _sweep(self) -> None:
-        now = monotonic()
-        for stream in list(self._streams):
-            deadline = stream.job.deadline_s
-            if stream.is_cancelled:
-                self._end(stream, "cancelled")
-            elif deadline is not None and now - stream.submitted > deadline:
-                self._end(stream, "deadline")
-
-    def _end(self, stream: _Stream, reason: str) -> None:
-        reply = stream.reply
-        if stream in self._streams:
-            self._streams.remove(stream)
-        if reply is None:
-            stream.on_event(Failed(stream.choice, QwellError(f"the request was {reason}")))
+    def _step(self) -> None:
+        if not self._engine.has_work:
             return
-        self._llm.engine.cancel(reply)
-        if not reply.is_finished:
-            reply._finish(reason)
-        stream.on_event(Finished(stream.choice, reply.result()))
+        begin = perf_counter()
+        try:
+            self._engine.step()
+        except Exception as error:
+            self._fault(error)
+        self._counters.add_step(perf_counter() - begin)
+        self._unread = sum(max(0, r.num_prompt - r.computed) for r in self._engine.running)
 
-    def _fail_all(self, error: Exception) -> None:
-        for stream in self._streams:
-            assert stream.reply
-            self._llm.engine.cancel(stream.reply)
-            stream.on_event(Failed(stream.choice, error))
-        self._streams.clear()
+    def _fault(self, error: Exception) -> None:
+        """Ends those that were in the step; if there was none, those that could not get in."""
+        hit = {*(self._engine.running or self._engine.waiting)}
+        for stream in [stream for stream in self._streams if stream.reply in hit]:
+            self._engine.cancel(stream.reply)
+            self._leave(stream)
+            _send(stream, Failed(stream.choice, error))
+
+    def _end(self, streams: Iterable[_Stream], reason: str) -> None:
+        for stream in streams:
+            if stream in self._streams:
+                self._engine.cancel(stream.reply)
+                if not stream.reply.is_finished:
+                    stream.reply.end(reason)
+                self._tell(stream)
 
     def _tell(self, stream: _Stream) -> None:
-        reply, now = stream.reply, monotonic()
-        assert reply
-        if not stream.started and (reply.computed or reply.is_finished):
-            stream.started = True
-            stream.on_event(Started(stream.choice, 0, now - stream.submitted))
+        """Sends what is new of a stream, and lets go of it if that was the last."""
+        reply, now = stream.reply, perf_counter()
+        if stream.is_queued and reply.started is not None:
+            self._counters.add_start(reply.num_prompt, reply.num_cached)
+            self._dequeue(stream)
+            self._send(
+                stream, Started(stream.choice, reply.num_cached, reply.started - reply.submitted)
+            )
+        if reply.num_output > stream.seen:
+            self._count_tokens(stream, now)
         try:
             piece = reply.take()
         except Exception as error:
-            self._streams.remove(stream)
-            stream.on_event(Failed(stream.choice, error))
+            self._leave(stream)
+            _send(stream, Failed(stream.choice, error))
             return
-        if piece is None:
-            return
-        self._tokens_out += len(piece.token_ids)
-        (self._gap if stream.last else self._ttft).add(now - (stream.last or stream.submitted))
-        stream.last = now
-        stream.on_event(Token(stream.choice, piece))
-        if piece.completion:
-            self._streams.remove(stream)
-            wanted = stream.job.params.prompt_logprobs
-            found = self._prompt_logprobs(stream.job) if wanted is not None else None
-            completion = replace(piece.completion, prompt_logprobs=found)
-            stream.on_event(Finished(stream.choice, completion))
+        if piece and (piece.text or piece.token_ids):
+            self._send(stream, Token(stream.choice, piece))
+        if reply.completion:
+            if reply.started is not None:
+                self._counters.add_reply(now - reply.started)
+            self._leave(stream)
+            _send(stream, Finished(stream.choice, reply.completion))
 
-    def _prompt_logprobs(self, job: Job) -> tuple[TokenLogprob | None, ...]:
-        ids, top = job.prompt_ids, job.params.prompt_logprobs or 0
-        found: list[TokenLogprob | None] = [None]
-        for rows in self._llm.engine.logits(ids):
-            for row in rows[: len(ids) - len(found)]:
-                best = largest(row[: self._llm.engine.vocab_size], top)
-                chosen = ids[len(found)]
-                values = log_softmax_at(row, [*best, chosen]).tolist()
-                tops = tuple(self._named(i, v) for i, v in zip(best, values[:-1], strict=True))
-                found.append(self._named(chosen, values[-1], tops))
-        return tuple(found)
+    def _count_tokens(self, stream: _Stream, now: float) -> None:
+        self._counters.tokens_out += stream.reply.num_output - stream.seen
+        if stream.seen:
+            self._counters.gap.add(now - stream.last)
+        else:
+            self._counters.ttft.add(now - stream.reply.submitted)
+        stream.seen, stream.last = stream.reply.num_output, now
 
-    def _named(
-        self, token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()
-    ) -> TokenLogprob:
-        data = self._llm.tokenizer.token_bytes(token)
-        text = data.decode("utf-8", "replace")
-        return TokenLogprob(token_id=token, token=text, bytes=data, logprob=logprob, top=top)
+    def _send(self, stream: _Stream, event: Event) -> None:
+        """A stream nobody listens to any more ends."""
+        if not _send(stream, event):
+            self._engine.cancel(stream.reply)
+            self._leave(stream)
+
+    def _leave(self, stream: _Stream) -> None:
+        self._dequeue(stream)
+        self._streams.pop(stream, None)
+
+    def _dequeue(self, stream: _Stream) -> None:
+        if stream.is_queued:
+            stream.is_queued = False
+            with self._lock:
+                self._queued -= 1
+                self._queued_tokens -= stream.queued_tokens
+
+
+def _request(job: Job, choice: int) -> Request:
+    return Request(
+        prompt_ids=job.prompt_ids,
+        params=job.params,
+        choice=choice,
+        key=job.key,
+        priority=job.priority,
+    )
+
+
+def _send(stream: _Stream, event: Event) -> bool:
+    try:
+        stream.on_event(event)
+    except Exception:  # the listener is gone, and with it whoever could be told
+        return False
+    return True

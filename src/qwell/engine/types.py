@@ -70,6 +70,8 @@ class SamplingParams:
     logprobs: int | None = None
     """None: none; n: of the chosen token and of the n most likely ones. With a grammar it takes a
     step of the model for each token, also for those that were certain."""
+    prompt_logprobs: int | None = None
+    """As logprobs, of the tokens of the prompt; the whole prompt is then computed anew."""
     grammar: GrammarSpec | None = None
     """What the text must fit. It then ends with 'stop' as soon as nothing may follow; only
     'length' and stop strings or ids leave it incomplete."""
@@ -146,8 +148,9 @@ _INTS = (
     ("max_tokens", 1, 2**31 - 1),
     ("min_tokens", 0, 2**31 - 1),
     ("logprobs", 0, 100),
+    ("prompt_logprobs", 0, 100),
 )
-_OPTIONAL = ("seed", "max_tokens", "logprobs")
+_OPTIONAL = ("seed", "max_tokens", "logprobs", "prompt_logprobs")
 
 
 def _check_float(name: str, value: Any, low: float, high: float) -> None:
@@ -174,6 +177,8 @@ class Request:
     """Which of several replies to the same prompt and seed; a key of the random numbers."""
     key: str = ""
     """Whose request it is: only requests of one key share pages of the cache."""
+    priority: int = 0
+    """Higher ones enter and are read first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,13 +227,18 @@ class Completion:
     """Ends before a stop string; the text of an id that ended the reply is not in it."""
     token_ids: tuple[int, ...]
     finish_reason: str
-    """'stop': an end id or a stop string; 'length': max_tokens or a full context."""
+    """'stop': an end id or a stop string; 'length': max_tokens or a full context; 'cancelled' and
+    'deadline': the request was ended from outside."""
     stop_reason: str | int | None
     """The stop string or stop_token_id that ended it; None for the model's own end."""
     logprobs: tuple[TokenLogprob, ...] | None
     seed: int
     usage: Usage
     timings: Timings
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    """Of every token of the prompt; None for the first, which follows nothing."""
+    detected_loop: bool = False
+    """The reply repeats itself at its end; see `loops.py`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any
 
-from qwell.engine.service import Event, Overloaded
+from qwell.engine.jobs import Event, Overloaded
 from qwell.errors import NotFoundError, StorageError, UsageError
 from qwell.server.app import exchange_of
 from qwell.server.auth import NOBODY
@@ -92,7 +92,7 @@ class Batch:
             raise ApiError(400, "stream is for live requests: leave it out of a batch", "stream")
         exchange = exchange_of(self._served, url, body, NOBODY, strict=self._strict)
         line = _Line(custom_id, exchange)
-        most = self._served.service.limits.max_seqs
+        most = 2 * self._served.llm.engine.max_seqs
         while len(self._running) >= most:
             self._wait(out)
         for index, job in enumerate(exchange.jobs):

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from qwell.engine.grammar_spec import GrammarSpec
-from qwell.engine.service import Event, Finished, Job, Token
+from qwell.engine.jobs import Event, Finished, Job, Token
 from qwell.engine.types import Completion, TokenLogprob
 from qwell.errors import TextError
 from qwell.server.auth import Tenant

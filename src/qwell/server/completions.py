@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from qwell.engine.service import Event, Finished, Job, Token
+from qwell.engine.jobs import Event, Finished, Job, Token
 from qwell.engine.types import Completion, SamplingParams, TokenLogprob
 from qwell.server.auth import Tenant
 from qwell.server.errors import ApiError

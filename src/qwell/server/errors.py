@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from qwell.engine.service import Overloaded
+from qwell.engine.jobs import Overloaded
 from qwell.errors import ContextLengthError, MemoryBudgetError, QwellError, TextError, UsageError
 
 _TYPES = {

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from qwell.engine.service import Event, Failed, Finished, Job, Started
+from qwell.engine.jobs import Event, Failed, Finished, Job, Started
 from qwell.engine.types import Completion, TokenLogprob
 from qwell.server.errors import ApiError
 from qwell.server.requests import Common

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from qwell.engine.service import Histogram, Snapshot
+from qwell.engine.counters import Histogram, Snapshot
 
 GAUGES = {
     "running": "requests that compute",

@@ -119,7 +119,7 @@ def report(app: App, address: tuple[str, int], speed: str, kv_bytes: int) -> Ite
     yield f"speed        {speed}"
     yield (
         f"queue        {limits.max_queued} requests, {limits.max_queued_tokens:,} tokens, "
-        f"{limits.max_wait_s:g} s; {limits.max_seqs} run at a time"
+        f"{limits.max_wait_s:g} s; {served.llm.engine.max_seqs} run at a time"
     )
     yield f"keys         {'needed' if settings.has_keys else 'none: this machine alone'}"
     yield (

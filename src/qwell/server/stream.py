@@ -17,7 +17,8 @@ from functools import partial
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from qwell.engine.service import Event, Service, Ticket
+from qwell.engine.jobs import Event
+from qwell.engine.service import Service, Ticket
 from qwell.server.errors import ApiError, from_exception
 from qwell.server.exchange import Exchange, Json
 

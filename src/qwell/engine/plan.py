@@ -1,0 +1,52 @@
+"""What a step computes of each request, and the batch that says so to the back end.
+
+Knows replies and their pages, not who was chosen nor why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from qwell.engine.reply import Reply
+from qwell.model.batch import Batch
+
+
+@dataclass(frozen=True)
+class Part:
+    """The next `rows` tokens of a reply of which `first` are computed already."""
+
+    reply: Reply
+    rows: int
+    first: int
+
+    @property
+    def done(self) -> int:
+        return self.first + self.rows
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the row of its newest token is in it."""
+        return self.done == len(self.reply.tokens)
+
+    @property
+    def num_logits(self) -> int:
+        """Logits are wanted of so many rows, counted from the last."""
+        return self.rows if self.reply.wants_prompt_logits else int(self.is_last)
+
+
+def batch_of(parts: Sequence[Part], kv: Any) -> Batch:
+    """The rows of all parts end to end."""
+    batch = Batch.make(
+        [p.reply.tokens[p.first : p.done] for p in parts],
+        past=[p.first for p in parts],
+        prompt_len=[p.reply.num_prompt for p in parts],
+        kv=kv,
+        pages=[p.reply.lease.pages for p in parts if p.reply.lease],
+    )
+    ends = batch.row_splits[1:].tolist()
+    wanted = [range(end - p.num_logits, end) for p, end in zip(parts, ends, strict=True)]
+    return replace(batch, out_rows=np.concatenate([np.array(r, np.int32) for r in wanted]))

@@ -1,0 +1,101 @@
+"""The rules of sharing, on plain numbers: nobody starves, short ones pass, keys are equal."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwell.engine.loops import ends_in_loop
+from qwell.engine.scheduler import MIN_ROWS, SCORED_ROWS, Pace, Prompt, divide, entry_order
+
+
+def entry(**over: float) -> tuple[int, int, int]:
+    values = {"priority": 0, "waited_s": 0, "running_of_key": 0, "arrival": 0} | over
+    return entry_order(**values)  # type: ignore[arg-type]
+
+
+def test_order_of_entry() -> None:
+    assert entry(arrival=1) < entry(arrival=2)
+    assert entry(arrival=9) < entry(arrival=1, running_of_key=1)  # keys take turns
+    assert entry(arrival=9, running_of_key=5, priority=1) < entry(arrival=1)
+    assert entry(waited_s=25) < entry(priority=1)  # whoever waits overtakes
+    assert entry(waited_s=9) > entry(priority=1)
+
+
+prompts = st.builds(
+    Prompt,
+    left=st.integers(1, 5000),
+    priority=st.integers(0, 2),
+    running_of_key=st.integers(1, 4),
+    page=st.none() | st.integers(0, 3),
+    is_scored=st.booleans(),
+)
+
+
+@given(st.lists(prompts, max_size=12), st.integers(1, 300))
+def test_a_division_is_sound(asked: list[Prompt], budget: int) -> None:
+    rows = divide(asked, budget)
+    assert len(rows) == len(asked) and sum(rows) <= budget
+    assert all(0 <= n <= one.left for n, one in zip(rows, asked, strict=True))
+    assert sum(n for n, one in zip(rows, asked, strict=True) if one.is_scored) <= SCORED_ROWS
+    if asked:
+        least = min(asked[0].left, max(1, budget // 4))
+        assert rows[0] >= (min(least, SCORED_ROWS) if asked[0].is_scored else least)
+    pages = [one.page for n, one in zip(rows, asked, strict=True) if n and one.page is not None]
+    assert len(pages) == len(set(pages))
+    if not any(one.is_scored or one.page is not None for one in asked):
+        assert sum(rows) == min(budget, sum(one.left for one in asked))
+
+
+def test_short_prompts_pass_a_long_one_which_goes_on() -> None:
+    assert divide([Prompt(8000), Prompt(20), Prompt(300)], 80) == [20, 20, 40]
+    assert divide([Prompt(8000)], 80) == [80]
+    assert divide([Prompt(100), Prompt(30, priority=-1), Prompt(99)], 100) == [25, 0, 75]
+
+
+def test_a_key_with_many_requests_does_not_push_another_aside() -> None:
+    crowd = [Prompt(10, running_of_key=9)] * 9
+    assert divide([*crowd, Prompt(50, running_of_key=1)], 64)[-1] == 50
+
+
+def play(pace: Pace, base_s: float, row_s: float, steps: int = 40) -> list[float]:
+    """Lengths of steps on a machine that is as it is, every third one without a prompt."""
+    found = []
+    for step in range(steps):
+        rows = pace.rows(256) if step % 3 else 0
+        found.append(base_s + rows * row_s)
+        pace.learn(rows, found[-1])
+    return found
+
+
+@pytest.mark.parametrize("base_s", [0.005, 0.03, 0.08])
+@pytest.mark.parametrize("row_s", [0.0008, 0.002, 0.006])
+def test_steps_come_to_take_what_they_should(base_s: float, row_s: float) -> None:
+    late = [s for s in play(Pace(goal_s=0.15), base_s, row_s)[20:] if s > base_s]
+    assert all(s == pytest.approx(min(0.15, base_s + 256 * row_s), rel=0.15) for s in late) or (
+        late[-1] == pytest.approx(base_s + MIN_ROWS * row_s)
+    )
+
+
+def test_a_machine_too_slow_still_reads() -> None:
+    pace = Pace(goal_s=0.15)
+    play(pace, 0.5, 0.1)
+    assert pace.rows(256) == MIN_ROWS
+    assert Pace().rows(77) == 77
+
+
+@pytest.mark.parametrize("period", [1, 3, 17, 64])
+def test_loops_are_seen(period: int) -> None:
+    run = [*range(100, 100 + period)]
+    needed = max(256, 8 * period)
+    ids = [*range(500), *(run * needed)[:needed]]
+    assert ends_in_loop(ids)
+    assert not ends_in_loop([*ids[:-1], 7])
+    assert not ends_in_loop((run * needed)[: needed - 1])
+
+
+def test_a_text_is_no_loop() -> None:
+    assert not ends_in_loop([])
+    assert not ends_in_loop([i * i % 251 + i for i in range(2000)])
+    assert not ends_in_loop([*range(65)] * 20)  # a longer period may be a table
