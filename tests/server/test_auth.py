@@ -68,7 +68,7 @@ def test_an_open_address_needs_a_key() -> None:
 def test_every_path_but_signs_of_life_needs_a_key(tmp_path: Path) -> None:
     tenants = read_keys(written(tmp_path / "keys", f"{KEY} name=bob"))
     with live(says("Yes."), tenants=tenants) as server:
-        closed = {path: how for path, how in server.app.document()["paths"].items()}
+        closed = dict(server.app.document()["paths"])
         for path, how in closed.items():
             for method in how:
                 reply = server.http.request(method, path.replace("{model}", "tiny"))

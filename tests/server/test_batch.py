@@ -21,7 +21,7 @@ from tests.server.live import says
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
     llm = says("Fine, thanks.")
-    service = Service(llm, Limits(max_seqs=2))
+    service = Service(llm, Limits())
     yield Served(llm, service, Settings())
     service.close()
 

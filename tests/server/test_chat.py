@@ -51,7 +51,9 @@ def test_a_stream_says_what_the_whole_says(server: Live) -> None:
         assert tokens == whole["choices"][index]["logprobs"]["content"]
         assert [p["finish_reason"] for p in mine if p["finish_reason"]] == ["length"]
     assert chunks[-1]["choices"] == []
+    cached = [told["usage"].pop("prompt_tokens_details") for told in (chunks[-1], whole)]
     assert chunks[-1]["usage"] == whole["usage"]
+    assert cached == [{"cached_tokens": 64}, {"cached_tokens": 0}]
     assert all(chunk["usage"] is None for chunk in chunks[:-1])
 
 

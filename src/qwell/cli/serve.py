@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from qwell.cli.opening import open_model, read_template
 from qwell.cli.terminal import note
 from qwell.errors import UsageError
 
-if TYPE_CHECKING:
-    from qwell.engine.jobs import Limits
-    from qwell.engine.memory import Room
-
 
 def serve(
     model: str,
     *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
     api_key_file: str | None = None,
+    ctx: int | None = None,
+    kv_budget: int | None = None,
+    kv_dtype: str | None = None,
+    int8: bool = False,
+    threads: int | None = None,
+    chat_template: str | None = None,
+    max_queue: int = 256,
+    max_queue_tokens: int = 262_144,
+    max_wait: float = 60.0,
+    max_seqs: int = 64,
     cors_origin: list[str] | None = None,
     allow_host: list[str] | None = None,
-    ctx: int | None = None,
-    threads: int | None = None,
-    int8: bool = False,
-    kv_dtype: str | None = None,
-    chat_template: str | None = None,
-    **options: Any,
+    strict: bool = False,
+    log_prompts: bool = False,
+    grace_s: float = 30.0,
 ) -> None:
     """Serves until it is told to stop. Options that are wrong are told before anything loads."""
     from qwell.server.auth import Gate, read_keys
@@ -34,16 +38,26 @@ def serve(
     from qwell.server.settings import Settings
 
     tenants = () if api_key_file is None else read_keys(Path(api_key_file))
-    limits, room = _limits(options), _room(options)
     settings = Settings(
+        host=host,
+        port=port,
         has_keys=bool(tenants),
         cors_origins=tuple(cors_origin or ()),
         allowed_hosts=tuple(allow_host or ()),
-        **options,
+        strict=strict,
+        log_prompts=log_prompts,
+        grace_s=grace_s,
     )
     template = None if chat_template is None else read_template(chat_template)
     sock = listen(settings)  # a port that is taken is told now, not after the load
     with sock:
+        from qwell.engine.jobs import Limits
+        from qwell.engine.memory import Room, kv_bytes
+        from qwell.engine.service import Service
+        from qwell.model.batch import PAGE_SIZE
+        from qwell.server.app import App
+        from qwell.server.served import Served
+
         llm = open_model(
             model,
             ctx=ctx,
@@ -51,14 +65,11 @@ def serve(
             int8=int8,
             kv_dtype=kv_dtype,
             template=template,
-            room=room,
+            room=Room(max_seqs=max_seqs, kv_budget=kv_budget or "auto"),
         )
-        from qwell.engine.memory import kv_bytes
-        from qwell.engine.service import Service
-        from qwell.model.batch import PAGE_SIZE
-        from qwell.server.app import App
-        from qwell.server.served import Served
-
+        limits = Limits(
+            max_queued=max_queue, max_queued_tokens=max_queue_tokens, max_wait_s=max_wait
+        )
         log_to_stderr()
         speed = measured_speed(llm)
         app = App(Served(llm, Service(llm, limits), settings, aliases=(model,)), Gate(tenants))
@@ -67,26 +78,6 @@ def serve(
         for line in report(app, sock.getsockname()[:2], speed, memory):
             note(line)
         Server(app, sock, note).run_here()
-
-
-def _limits(options: dict[str, Any]) -> Limits:
-    """Takes what belongs to the queue out of the options."""
-    from qwell.engine.jobs import Limits
-
-    names = {
-        "max_queue": "max_queued",
-        "max_queue_tokens": "max_queued_tokens",
-        "max_wait": "max_wait_s",
-    }
-    return Limits(**{field: options.pop(name) for name, field in names.items() if name in options})
-
-
-def _room(options: dict[str, Any]) -> Room:
-    from qwell.engine.memory import Room
-
-    return Room(
-        max_seqs=options.pop("max_seqs", 64), kv_budget=options.pop("kv_budget", None) or "auto"
-    )
 
 
 def key(name: str) -> None:

@@ -47,9 +47,10 @@ class Batch:
         target: Path,
         *,
         strict: bool = False,
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        self._served, self._strict, self._progress = served, strict, progress
+        self._served, self._strict = served, strict
+        self._progress = progress or (lambda *_: None)
         self._source, self._target = source, target
         self._events: _Events = SimpleQueue()
         self._running: set[_Line] = set()
@@ -72,7 +73,8 @@ class Batch:
                     self._progress(before + self._done, total)
         except OSError as error:
             raise StorageError(
-                f"{self._target} cannot be written: {error.strerror or error}; what was done is kept"
+                f"{self._target} cannot be written: {error.strerror or error}; "
+                "what was done is kept"
             ) from error
         return self._done
 
