@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import time
+from itertools import pairwise
 from statistics import median
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,7 +34,7 @@ async def stream(host: str, port: int, body: dict[str, Any]) -> tuple[int, float
             times.append(time.perf_counter())
             tokens = (chunk.get("usage") or {}).get("completion_tokens") or tokens
     writer.close()
-    gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(times)]
     return tokens, times[0] - begin, gaps
 
 

@@ -15,6 +15,7 @@ import qwell
 from qwell.engine.grammar import Grammar, GrammarCompiler
 from qwell.engine.grammar_spec import MAX_BYTES, GrammarSpec
 from qwell.engine.llm import LLM
+from qwell.engine.pattern import check_weight
 from qwell.engine.types import SamplingParams
 from qwell.errors import QwellError, UsageError
 from qwell.text.tool_request import ToolChoice, ToolSpec, read_tools
@@ -450,3 +451,20 @@ def test_real_calls_are_made_when_required(real: LLM) -> None:
     done = real.chat([ask], tools=[tool.raw for tool in TOOLS], grammar=spec, temperature=0)
     [call] = parse_tool_calls(done.text).calls
     assert call.name == "get_weather" and json.loads(call.arguments)["city"] == "Oslo"
+
+
+@pytest.mark.parametrize(
+    "pattern", ["(a{1000}){1000}", "((a{1,200}){99}){9}", "(?:[ab]{3000,}c){70}", "a{999999999999}"]
+)
+def test_a_regex_that_would_be_huge_is_refused_at_once(pattern: str) -> None:
+    with pytest.raises(UsageError, match="has repeats"):
+        GrammarSpec.regex(pattern)
+    with pytest.raises(UsageError, match="has repeats"):
+        GrammarSpec.json_schema({"type": "string", "pattern": pattern})
+    with pytest.raises(UsageError, match="has repeats"):
+        GrammarSpec.lark(f"start: /{pattern}/")
+
+
+@pytest.mark.parametrize("pattern", [r"a{5000}", r"[{(9]{3}\{99999\}", "(x{40}){40}", "(((a"])
+def test_a_regex_of_fair_size_is_not(pattern: str) -> None:
+    assert check_weight(pattern) is None

@@ -53,9 +53,9 @@ def says(*texts: str) -> LLM:
     return make_llm(Scripted(next_id), tokenizer=tokenizer, max_context=4096, max_seqs=16)
 
 
-def random_llm() -> LLM:
+def random_llm(max_context: int = 512) -> LLM:
     """Random weights: long replies of any bytes."""
-    return make_llm(Rowwise(), tokenizer=chat_tokenizer(), max_context=512, max_seqs=16)
+    return make_llm(Rowwise(), tokenizer=chat_tokenizer(), max_context=max_context, max_seqs=16)
 
 
 class Slow:

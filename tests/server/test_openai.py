@@ -32,14 +32,14 @@ def client(server: Live) -> openai.OpenAI:
 
 @pytest.fixture(scope="module")
 def talker() -> Iterator[openai.OpenAI]:
-    with live(says("Hello there, friend.")) as server:
-        yield client(server)
+    with live(says("Hello there, friend.")) as server, client(server) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
 def caller() -> Iterator[openai.OpenAI]:
-    with live(says(f"Let me see. {CALL}")) as server:
-        yield client(server)
+    with live(says(f"Let me see. {CALL}")) as server, client(server) as found:
+        yield found
 
 
 def test_chat_whole_and_streamed(talker: openai.OpenAI) -> None:
@@ -76,8 +76,8 @@ def test_a_call_the_model_chose(caller: openai.OpenAI, stream: bool) -> None:
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "add"}}])
 def test_a_forced_call_is_valid_whatever_the_model_wants(choice: object) -> None:
-    with live(random_llm()) as server:
-        found = client(server).chat.completions.create(
+    with live(random_llm(2048)) as server, client(server) as asked:
+        found = asked.chat.completions.create(
             model="tiny", messages=HI, tools=[TOOL], tool_choice=choice, max_tokens=150, seed=1
         )
     [reply] = found.choices
@@ -96,8 +96,8 @@ def test_a_schema_is_kept_by_a_model_that_would_not() -> None:
         "additionalProperties": False,
     }
     asked = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
-    with live(random_llm()) as server:
-        found = client(server).chat.completions.create(
+    with live(random_llm(2048)) as server, client(server) as someone:
+        found = someone.chat.completions.create(
             model="tiny", messages=HI, response_format=asked, temperature=1, seed=4, max_tokens=400
         )
     [reply] = found.choices
@@ -120,7 +120,7 @@ def test_errors_are_of_the_right_kind(talker: openai.OpenAI) -> None:
         talker.chat.completions.create(model="tiny", messages=HI, temperature=9)
     with pytest.raises(openai.NotFoundError, match="gpt-4"):
         talker.chat.completions.create(model="gpt-4", messages=HI)
-    with pytest.raises(openai.BadRequestError, match="512|4,096|4096"):
+    with pytest.raises(openai.BadRequestError, match="shorten the prompt"):
         talker.chat.completions.create(
             model="tiny", messages=[{"role": "user", "content": "x" * 9000}]
         )

@@ -52,6 +52,10 @@ class GrammarSpec:
     @classmethod
     def regex(cls, pattern: str) -> GrammarSpec:
         """Text that matches as a whole; the syntax of Rust's regex crate, no look-around."""
+        from qwell.engine.pattern import check_weight
+
+        if isinstance(pattern, str) and (fault := check_weight(pattern)):
+            raise UsageError(f"the regex {fault}")
         return cls("regex", pattern)
 
     @classmethod

@@ -15,6 +15,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from qwell.engine.pattern import check_weight
 from qwell.engine.schema import check_schema
 from qwell.errors import UsageError
 
@@ -32,6 +33,8 @@ def check_lark(grammar: str) -> str:
     cannot be enforced, and for options that would have no effect here."""
     if option := _OPTION.search(grammar):
         raise UsageError(f"the grammar uses {option[1]}=, which is not supported: leave it out")
+    if fault := check_weight(grammar):
+        raise UsageError(f"the grammar {fault}")
     parts, at = [], 0
     for place in _SCHEMA.finditer(grammar):
         if place.start() < at:  # inside the schema before

@@ -41,3 +41,34 @@ def check_pattern(pattern: str) -> str | None:
             return f"has the set {inside:.40} at character {at}, which not all engines read alike"
         at, was_repeat = token.end(), bool(token["repeat"])
     return None
+
+
+MAX_WEIGHT = 20_000
+_PIECE = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{(\d+)(?:(,)(\d*))?\}|.", re.DOTALL)
+
+
+def check_weight(pattern: str) -> str | None:
+    """Why a regex is too large to enforce, to follow "it", or None.
+
+    Counted repeats are written out by the engine: `(a{1000}){1000}` is a million states, and
+    nothing about its length says so. `pattern` need not be valid.
+    """
+    sums, atom = [0], 0
+    for piece in _PIECE.finditer(pattern):
+        text = piece[0]
+        if text == "(":
+            sums.append(0)
+            atom = 0
+        elif text == ")" and len(sums) > 1:
+            atom = sums.pop()
+            sums[-1] += atom
+        elif piece[1]:
+            times = int((piece[3] or piece[1])[:12])
+            sums[-1] += atom * max(times - 1, 0)
+            atom *= max(times, 1)
+        else:
+            atom = 1
+            sums[-1] += 1
+    if max(sums) > MAX_WEIGHT + len(pattern):
+        return f"has repeats that make it {max(sums):.3g} long: keep it below {MAX_WEIGHT:,}"
+    return None

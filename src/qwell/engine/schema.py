@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from qwell.engine.pattern import CONTROL, check_pattern
+from qwell.engine.pattern import CONTROL, check_pattern, check_weight
 from qwell.errors import UsageError
 
 MAX_DEPTH = 48
@@ -107,7 +107,11 @@ def _reference(schema: Mapping[str, Any]) -> str | None:
 def _pattern(schema: Mapping[str, Any]) -> str | None:
     patterns = [schema["pattern"]] if "pattern" in schema else []
     for pattern in (*patterns, *schema.get("patternProperties", ())):
-        fault = check_pattern(pattern) if isinstance(pattern, str) else "is not text"
+        fault = (
+            check_pattern(pattern) or check_weight(pattern)
+            if isinstance(pattern, str)
+            else "is not text"
+        )
         if fault:
             return f"pattern {pattern!r:.80} cannot be enforced: it {fault}"
     return None

@@ -23,6 +23,8 @@ from qwell.server.app import App
 from qwell.server.protocol import protocol_for
 from qwell.server.settings import Settings
 
+_BACKLOG = 1024
+"""Connections not accepted yet; longer than the limit, so that one too many hears that it is."""
 _CLOSING_S = 5
 """For the last bytes of replies that were ended."""
 
@@ -46,7 +48,7 @@ class Server(uvicorn.Server):
                 h11_max_incomplete_event_size=settings.max_head,
                 timeout_keep_alive=int(settings.keep_alive_s),
                 timeout_graceful_shutdown=_CLOSING_S,
-                backlog=settings.max_connections,
+                backlog=_BACKLOG,
             )
         )
         self._app, self._socket, self._note = app, sock, note
@@ -83,7 +85,7 @@ def listen(settings: Settings) -> socket.socket:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((settings.host, settings.port))
-        sock.listen(settings.max_connections)
+        sock.listen(_BACKLOG)
     except OSError as error:
         sock.close()
         where = f"{settings.host} port {settings.port}"
