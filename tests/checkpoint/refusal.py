@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 import tracemalloc
 from pathlib import Path
@@ -18,10 +19,12 @@ def refused(
     path: Path, *words: str, kind: type[QwellError] = CheckpointError, file: str | None = None
 ) -> str:
     """Opens the path, asserts a sound refusal holding all the words, and gives its text."""
+    gc.freeze()  # what other tests left alive is not walked again for every object of this one
     started = time.process_time()  # of this process: a busy neighbour is no fault
     with pytest.raises(kind) as caught:
         open_checkpoint(path)
     seconds = time.process_time() - started
+    gc.unfreeze()
     peak = peak_bytes(path)
     message = str(caught.value)
     for word in (*words, file or path.name):

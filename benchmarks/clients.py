@@ -1,6 +1,6 @@
 """Output tokens a second of a running OpenAI-compatible server: so many clients that stream.
 
-    python benchmarks/serve.py http://127.0.0.1:8000 --clients 16
+    python benchmarks/clients.py http://127.0.0.1:8000 --clients 16
 
 Works against any such server, so it races peers: start one, run this, stop it, start the other.
 """
