@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?= qwen2.5-coder:0.5b
 HOURS ?= 4
+CASES ?= 1000000
 PROMPT ?= Write a Python function that returns the n-th Fibonacci number.
 CORE := $(wildcard csrc/*.cpp csrc/*.h csrc/kernels/*.cpp csrc/kernels/*.h csrc/kernels/lanes/*.h)
 CHECK := $(wildcard tests/cross/*.cpp tests/cross/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow lint fix sanitize neon-check bench bench-peers proof-verify proof-one-answer clean
+.PHONY: help run test test-slow lint fix sanitize neon-check bench bench-peers proof-verify proof-one-answer proof-fuzz proof-overload proof-lives clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 24
@@ -54,6 +55,15 @@ proof-verify: $(VENV)/.built  ## by hand, long: both real models on 16 windows; 
 
 proof-one-answer: $(VENV)/.dev  ## by hand, HOURS long: random schedules on MODEL, every reply against the lone one
 	$(BIN)/python tools/proof_one_answer.py --model $(MODEL) --hours $(HOURS)
+
+proof-fuzz: $(VENV)/.dev  ## by hand, long: CASES mutated HTTP requests; the server lives and answers right
+	$(BIN)/python tools/proof_fuzz.py --cases $(CASES)
+
+proof-overload: $(VENV)/.dev  ## by hand, five minutes: ten times what a server of MODEL can do
+	$(BIN)/python tools/proof_serve.py overload --model $(MODEL)
+
+proof-lives: $(VENV)/.dev  ## by hand, long: 10,000 requests with cancels on a server of MODEL; nothing is lost
+	$(BIN)/python tools/proof_serve.py lives --model $(MODEL)
 
 clean:  ## remove what make built; the model cache stays (qwell rm removes that)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

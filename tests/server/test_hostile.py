@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from statistics import median
 
 import httpx2 as httpx
 import pytest
@@ -185,6 +186,15 @@ def test_a_foreign_page_is_refused(server: Live, origin: str) -> None:
 
 def test_our_own_page_may_call(server: Live) -> None:
     assert send(server, GOOD, Origin=server.url).status_code == 200
+
+
+def test_an_answer_does_not_wait_for_the_client_to_acknowledge_its_head(server: Live) -> None:
+    took = []
+    for _ in range(15):
+        begin = time.monotonic()
+        assert server.post("/tokenize", {"prompt": "x"}).status_code == 200
+        took.append(time.monotonic() - begin)
+    assert median(took) < 0.03, took
 
 
 def test_too_many_connections_are_refused(server: Live) -> None:
