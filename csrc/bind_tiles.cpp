@@ -59,7 +59,7 @@ void tile_linear(const std::string& isa, Format format, Bytes packed, int n, Mat
                                sums + p * tile_floats(rows), scratch.data(), {}});
   }
   tiles.end();
-  tiles.result(sums, rows, 0, rows, panels * kPanel, nullptr, out.data());
+  tiles.result({sums, rows, 0, rows, panels * kPanel, nullptr, nullptr, 0, out.data(), panels * kPanel});
 }
 
 void tile_attention(const std::string& isa, Matrix q, Pages pages, int head_dim, int first_position, OutMatrix out) {

@@ -149,6 +149,17 @@ inline int tile_blocks(int rows) { return (rows + kTileRows - 1) / kTileRows; }
 // Bytes of A, and floats of c for one panel.
 inline int64_t tile_input_bytes(int rows, int k) { return int64_t(tile_blocks(rows)) * ((k + 31) / 32) * 2 * kTileBytes; }
 inline int64_t tile_floats(int rows) { return int64_t(tile_blocks(rows)) * kTileRows * kPanel; }
+// Rows [row, row + count) of `rows` of a pass's results as plain rows: y = (c + bias) + add, each or
+// neither of the two. Strides in floats.
+struct TileResult {
+  const float* c;
+  int rows, row, count, columns;
+  const float* bias;
+  const float* add;
+  int64_t add_stride;
+  float* y;
+  int64_t stride;
+};
 // Where rows [row, row + count) of silu(gate) * up go: two results of a pass over one panel become 32
 // inputs of a later A. `a` is that step of block 0, block_bytes lie between its blocks.
 struct TileSilu {
@@ -175,8 +186,7 @@ struct TileKernels {
   void (*pack)(const float* x, int64_t stride, int k, int row, int count, int rows, uint8_t* a);
   using LinearFn = void (*)(const TilePass&);
   LinearFn linear[kNumFormats];  // null where the format has no tiled form
-  // Rows [r, r + count) of `rows` of the results c of a pass, plus bias (or null): [count][columns].
-  void (*result)(const float* c, int rows, int r, int count, int columns, const float* bias, float* y);
+  void (*result)(const TileResult&);
   void (*silu)(const TileSilu&);
   // Rows of one window of kTileRows absolute positions; scratch holds TileScratch::bytes.
   void (*attention)(const AttentionItem&, uint8_t* scratch);

@@ -212,6 +212,11 @@ struct Worker {
     return {scratch.normed.data(), phase.k};
   }
 
+  struct Result {
+    float* y;  // rows of one unit, with their bias
+    int64_t stride;
+  };
+
   // The products of one pass over units [first, end) of a phase: their prompt rows wait in
   // scratch.sums(set, ..) for their row ops.
   struct Pass {
@@ -312,12 +317,34 @@ struct Worker {
       return kernels.tiles->silu({scratch.sums(pass.set, 0) + at, scratch.sums(pass.set, 1) + at,
                                   p.shared_rows_->next_tiles + step.at, step.block_bytes, first, n});
     }
-    finish(pass, unit, first, n, [&](const Product& product, int which) {
-      const float* bias = product.bias.empty() ? nullptr : product.bias.data() + unit.column;
-      kernels.tiles->result(scratch.sums(pass.set, which) + panel * tile_floats(rows), rows, first, n, unit.columns,
-                            bias, scratch.rows(which));
-      return Result{scratch.rows(which), unit.columns};
+    const bool whole = unit.columns % kPanel == 0;  // results are written in whole vectors
+    const auto take = [&](const Product& product, int which) {
+      const float* bias = product.bias.empty() || !whole ? nullptr : product.bias.data() + unit.column;
+      const int64_t stride = whole ? unit.columns : p.max_unit_;
+      return TileResult{scratch.sums(pass.set, which) + panel * tile_floats(rows), rows, first, n, unit.columns, bias,
+                        nullptr, 0, scratch.rows(which), stride};
+    };
+    const Product& product = pass.product();
+    if (is_sum(product) && whole && are_neighbours(*pass.phase, first, n)) {
+      TileResult result = take(product, 0);
+      const int slot = product.epilogue[0].other, r = batch_row(*pass.phase, first);
+      result.add = p.row(slot, r) + unit.column, result.add_stride = p.stride_[slot];
+      result.y = p.row(product.slot, r) + unit.column, result.stride = p.stride_[product.slot];
+      return kernels.tiles->result(result);
+    }
+    finish(pass, unit, first, n, [&](const Product& one, int which) {
+      const TileResult result = take(one, which);
+      kernels.tiles->result(result);
+      if (!whole) add_bias(one, unit, n, {result.y, result.stride});
+      return Result{result.y, result.stride};
     });
+  }
+  // A product and an addend into a slot: the ends of both halves of a layer.
+  static bool is_sum(const Product& product) {
+    return product.dest == Product::Slot && product.epilogue.size() == 1 && product.epilogue[0].kind == RowOp::Add;
+  }
+  bool are_neighbours(const Phase& phase, int first, int n) const {
+    return batch_row(phase, first + n - 1) - batch_row(phase, first) == n - 1;
   }
 
   // The rows that do not go over tiles: a panel is read and they are done.
@@ -329,14 +356,20 @@ struct Worker {
     multiply_plain(phase, pass.product(), unit, x, scratch.tile(0));
     if (pass.partner()) multiply_plain(phase, *pass.partner(), unit, x, scratch.tile(1));
     finish(pass, unit, begin, n, [&](const Product& product, int which) {
-      if (!product.bias.empty())
-        for (int i = 0; i < n; i++) {
-          float* y = scratch.tile(which) + int64_t(i) * p.max_unit_;
-          kernels.add(y, product.bias.data() + unit.column, unit.columns, y);
-        }
-      return Result{scratch.tile(which), p.max_unit_};
+      const Result result{scratch.tile(which), p.max_unit_};
+      add_bias(product, unit, n, result);
+      return result;
     });
   }
+
+  void add_bias(const Product& product, const Unit& unit, int n, const Result& result) {
+    if (product.bias.empty()) return;
+    for (int i = 0; i < n; i++) {
+      float* y = result.y + i * result.stride;
+      kernels.add(y, product.bias.data() + unit.column, unit.columns, y);
+    }
+  }
+
 
   void multiply_plain(const Phase& phase, const Product& product, const Unit& unit, const RowStore& x, float* tile) {
     const Weight& w = product.weight;
@@ -347,11 +380,6 @@ struct Worker {
                                     x.rows.data() + begin, rows, product.precision, tile + c, p.max_unit_,
                                     scratch.unpacked_memory.data());
   }
-
-  struct Result {
-    float* y;  // rows of one unit, with their bias
-    int64_t stride;
-  };
 
   // Rows [first, first + n) of a unit as `result` gives them: row ops, destination.
   template <class Get>

@@ -36,13 +36,16 @@ void pack_tiles(const float* x, int64_t stride, int k, int row, int count, int r
   }
 }
 
-void tile_result(const float* c, int rows, int r, int count, int columns, const float* bias, float* y) {
-  for (int at = 0; at < columns; at += kLanes) {
-    const float* tile = c + at / kPanel * tile_floats(rows) + at / kLanes % 2 * (16 * kLanes);
-    const V::F add = bias ? V::load(bias + at) : V::set1(0.0f);
-    for (int i = r; i < r + count; i++) {
-      const V::F sum = V::load(tile + i / 16 * (2 * 16 * kLanes) + i % 16 * kLanes);
-      V::store(y + (i - r) * columns + at, bias ? V::add(sum, add) : sum);
+void tile_result(const TileResult& t) {
+  for (int at = 0; at < t.columns; at += kLanes) {
+    const float* c = t.c + at / kPanel * tile_floats(t.rows) + at / kLanes % 2 * (16 * kLanes);
+    const V::F bias = t.bias ? V::load(t.bias + at) : V::set1(0.0f);
+    for (int i = 0; i < t.count; i++) {
+      const int r = t.row + i;
+      V::F y = V::load(c + r / 16 * (2 * 16 * kLanes) + r % 16 * kLanes);
+      if (t.bias) y = V::add(y, bias);
+      if (t.add) y = V::add(y, V::load(t.add + i * t.add_stride + at));
+      V::store(t.y + i * t.stride + at, y);
     }
   }
 }
