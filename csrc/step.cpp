@@ -125,7 +125,8 @@ struct Worker {
 
   void walk() noexcept {
     auto last = std::chrono::steady_clock::now();
-    if (step.tiled) kernels.tiles->begin();
+    const bool tiles = kernels.tiles && step.batch.rows > 4;  // fewer rows never meet a tile, but for prompts
+    if (tiles || step.tiled) kernels.tiles->begin();
     for (size_t i = 0; i < p.phases_.size(); i++) {
       const Phase& phase = p.phases_[i];
       run(phase);
@@ -135,7 +136,7 @@ struct Worker {
       p.times_[i] += std::chrono::duration_cast<std::chrono::nanoseconds>(now - last).count();
       last = now;
     }
-    if (step.tiled) kernels.tiles->end();
+    if (tiles || step.tiled) kernels.tiles->end();
   }
 
   int count(const Phase& phase) const { return phase.out_rows ? step.batch.outs : step.batch.rows; }
