@@ -11,6 +11,7 @@
 
 #include "dispatch.h"
 #include "kv_cache.h"
+#include "memory.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -40,7 +41,7 @@ static void linear_kernel(const std::string& isa, Format format, Bytes packed, i
   require(int64_t(packed.shape(0)) >= panels * panel_bytes, "the packed matrix is too short");
   require(int(out.shape(0)) == rows && int(out.shape(1)) == panels * kPanel, "out must be [rows, panels * 32]");
   const Precision precision = q16 ? Precision::Q16 : Precision::Q8;
-  std::vector<int8_t> lo(size_t(rows) * k), hi(size_t(rows) * k);
+  std::vector<int8_t> lo(size_t(rows) * k + row_slack(k)), hi(lo.size());
   std::vector<float> scale(size_t(rows) * k / kGroup + 1);
   std::vector<int32_t> sum(size_t(rows) * k / kLanes + 1);
   std::vector<Row> row(rows);
@@ -51,10 +52,12 @@ static void linear_kernel(const std::string& isa, Format format, Bytes packed, i
     if (info.integer) kernels.quantize(x.data() + r * k, k, precision, l, h, s, t);
     row[r] = {x.data() + r * k, l, l, h, s, s, t, t};
   }
-  std::vector<uint8_t> scratch(unpacked_bytes(k) + 64);
+  Region scratch(unpacked_bytes(k), false);
+  if (kernels.tiles) kernels.tiles->begin();
   for (int p = 0; p < panels; p++)
     kernels.linear[int(format)](packed.data() + p * panel_bytes, k, row.data(), rows, precision,
                                 out.data() + p * kPanel, out.shape(1), scratch.data());
+  if (kernels.tiles) kernels.tiles->end();
 }
 
 using PageList = std::vector<const uint8_t*>;

@@ -55,8 +55,17 @@ void tile_linear(const std::string& isa, Format format, Bytes packed, int n, Mat
     const int count = std::min(group, panels - p);
     const uint8_t* at = packed.data() + p * panel_bytes;
     const uint8_t* next = p + count < panels ? at + count * panel_bytes : nullptr;
-    tiles.linear[int(format)]({at, panel_bytes, count, next, k, TileChunks(k), a.data(), rows,
-                               sums + p * tile_floats(rows), scratch.data(), {}});
+    tiles.linear[int(format)]({at,
+                               panel_bytes,
+                               count,
+                               next,
+                               k,
+                               TileChunks(k),
+                               a.data(),
+                               rows,
+                               sums + p * tile_floats(rows),
+                               scratch.data(),
+                               {}});
   }
   tiles.end();
   tiles.result({sums, rows, 0, rows, panels * kPanel, nullptr, nullptr, 0, out.data(), panels * kPanel});

@@ -7,10 +7,12 @@
 
 namespace qwell {
 
-// `base` with tiles for prompt rows.
+// `base` with tiles for prompt rows and for more than a few reply rows.
 static Kernels with_tiles(const Kernels& base, const char* name, const TileKernels& tiles) {
   Kernels kernels = base;
   kernels.name = name, kernels.tiles = &tiles;
+  for (int i = 0; i < kNumFormats; i++)
+    if (tiles.bytes[i]) kernels.linear[i] = tiles.bytes[i];
   return kernels;
 }
 

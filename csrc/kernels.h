@@ -55,13 +55,16 @@
 // The head and F32 or F16 matrices know no tiled form: their prompt rows use the formulas above.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "packed.h"
 
 namespace qwell {
 
-// One row as the linear kernels read it. A kernel reads the parts of its format and precision.
+// One row as the linear kernels read it. A kernel reads the parts of its format and precision. The
+// rows of one call lie at equal distances. Tiles hold 16 rows and 64 inputs: more than 4 rows are
+// read, and what is there ignored, up to row_slack bytes behind q8, lo and hi of the last.
 struct Row {
   const float* f32;      // [k]
   const int8_t* q8;      // [k]
@@ -74,6 +77,7 @@ struct Row {
 };
 
 enum class Precision : int { Q8, Q16 };
+inline int64_t row_slack(int64_t apart) { return 15 * apart + 64; }  // apart: bytes between rows
 
 constexpr int kBlock = 128;    // logits a maximum and a sum stand for
 constexpr int kUnitBits = 30;  // a weight of 1 in units: 2^30
@@ -147,7 +151,9 @@ inline constexpr int kTileRows = 32;  // rows of a block of A; query rows of an 
 inline constexpr int kTileBytes = 1024;
 inline int tile_blocks(int rows) { return (rows + kTileRows - 1) / kTileRows; }
 // Bytes of A, and floats of c for one panel.
-inline int64_t tile_input_bytes(int rows, int k) { return int64_t(tile_blocks(rows)) * ((k + 31) / 32) * 2 * kTileBytes; }
+inline int64_t tile_input_bytes(int rows, int k) {
+  return int64_t(tile_blocks(rows)) * ((k + 31) / 32) * 2 * kTileBytes;
+}
 inline int64_t tile_floats(int rows) { return int64_t(tile_blocks(rows)) * kTileRows * kPanel; }
 // Rows [row, row + count) of `rows` of a pass's results as plain rows: y = (c + bias) + add, each or
 // neither of the two. Strides in floats.
@@ -190,12 +196,16 @@ struct TileKernels {
   void (*silu)(const TileSilu&);
   // Rows of one window of kTileRows absolute positions; scratch holds TileScratch::bytes.
   void (*attention)(const AttentionItem&, uint8_t* scratch);
+  // Kernels::linear over tiles of bytes, the same bits; null: as without tiles.
+  using BytesFn = void (*)(const uint8_t* panel, int k, const Row* rows, int num_rows, Precision, float* tile,
+                           int64_t stride, uint8_t* scratch);
+  BytesFn bytes[kNumFormats];
 };
 
 struct Kernels {
   const char* name;
   // tile[row * stride + column] for one panel of 32 columns. Row counts up to 4 read the packed
-  // panel once; more rows unpack it first into `scratch` (unpacked_bytes(k)).
+  // panel once; more rows unpack it first into `scratch` (unpacked_bytes(k), 64-byte aligned).
   using LinearFn = void (*)(const uint8_t* panel, int k, const Row* rows, int num_rows, Precision, float* tile,
                             int64_t stride, uint8_t* scratch);
   LinearFn linear[kNumFormats];
@@ -223,8 +233,11 @@ struct Kernels {
   const TileKernels* tiles = nullptr;  // null: prompt rows are computed like reply rows
 };
 
-inline int64_t unpacked_bytes(int k) {  // rows, then scales and minima per 16 inputs
-  return int64_t(k) * kPanel + 2 * int64_t(k / kLanes) * kPanel * int64_t(sizeof(float));
+// What the linear kernels want for more than four rows: a panel's bytes, then scales and minima per 16
+// inputs; or the sums of two steps over tiles of bytes, then the operands of half a panel.
+inline int64_t unpacked_bytes(int k) {
+  return std::max(int64_t(k) * kPanel + 2 * int64_t(k / kLanes) * kPanel * int64_t(sizeof(float)),
+                  8 * kTileBytes + int64_t(k + 64) * 56);
 }
 
 extern const Kernels kScalarKernels;

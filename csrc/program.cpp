@@ -173,8 +173,8 @@ void Program::find_packed() {
     if (phase.kind != Phase::Linear || next.kind != Phase::Linear || next.norm || next.select) continue;
     const Product& product = phase.products[0];
     const bool is_pair = phase.products.size() == 2 && product.partner == 1 && product.epilogue.size() == 1 &&
-                         product.epilogue[0].kind == RowOp::SiluMul && product.unit == kPanel &&
-                         product.bias.empty() && phase.products[1].bias.empty();
+                         product.epilogue[0].kind == RowOp::SiluMul && product.unit == kPanel && product.bias.empty() &&
+                         phase.products[1].bias.empty();
     if (!is_pair || !tiled(phase, product) || product.dest != Product::Slot || next.in != product.slot) continue;
     const Forms& forms = next.prompt_forms;
     if (!forms.tiles || forms.f32 || forms.q8 || forms.q16 || next.k != padded(product.weight.n, 32)) continue;

@@ -18,7 +18,7 @@ struct RowStore {
   RowStore(uint8_t* memory, int rows, int k);
   static int64_t bytes(int rows, int k) {
     return int64_t(rows) * (int64_t(k) * (4 + 1 + 2) + int64_t(k) / kGroup * 8 + int64_t(k) / kLanes * 8) + 4096 +
-           2 * tile_input_bytes(rows, k);
+           row_slack(k) + 2 * tile_input_bytes(rows, k);
   }
   // Prepares row r from the floats x (padded to phase.k), but for its place among the tiles.
   void prepare(const Kernels& kernels, const Phase& phase, const Forms& forms, int r, const float* x);

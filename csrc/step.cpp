@@ -125,7 +125,8 @@ struct Worker {
 
   void walk() noexcept {
     auto last = std::chrono::steady_clock::now();
-    if (step.tiled) kernels.tiles->begin();
+    const bool tiles = kernels.tiles && step.batch.rows > 4;  // fewer rows never meet a tile, but for prompts
+    if (tiles || step.tiled) kernels.tiles->begin();
     for (size_t i = 0; i < p.phases_.size(); i++) {
       const Phase& phase = p.phases_[i];
       run(phase);
@@ -135,7 +136,7 @@ struct Worker {
       p.times_[i] += std::chrono::duration_cast<std::chrono::nanoseconds>(now - last).count();
       last = now;
     }
-    if (step.tiled) kernels.tiles->end();
+    if (tiles || step.tiled) kernels.tiles->end();
   }
 
   int count(const Phase& phase) const { return phase.out_rows ? step.batch.outs : step.batch.rows; }
@@ -224,16 +225,12 @@ struct Worker {
     int first = 0, end = 0, set = 0;
     int unit = 0, row = 0;  // what is next to be finished
     const Product& product() const { return phase->products[phase->units[first].product]; }
-    const Product* partner() const {
-      return product().partner >= 0 ? &phase->products[product().partner] : nullptr;
-    }
+    const Product* partner() const { return product().partner >= 0 ? &phase->products[product().partner] : nullptr; }
   };
   Pass waiting;
 
   // Of the rows of a product those before `tiled` go over tiles; partners go the same way (Program::tiled).
-  int tiled(const Phase& phase, const Product& product) const {
-    return p.tiled(phase, product) ? tiled(phase) : 0;
-  }
+  int tiled(const Phase& phase, const Product& product) const { return p.tiled(phase, product) ? tiled(phase) : 0; }
   static int panel_end(const Unit& unit) { return (unit.column + unit.columns + kPanel - 1) / kPanel; }
 
   // One past the last of the units that share a pass with unit u: while rows do not stay in the
@@ -274,9 +271,9 @@ struct Worker {
     // A pass and its partner share the work that waits.
     const int64_t share = waiting_pieces() / (pass.partner() && which == 0 ? 2 : 1);
     const Meanwhile meanwhile{[](void* worker) { static_cast<Worker*>(worker)->finish_next(); }, this, share};
-    p.tiled(phase, product)({at(from), w.panel_bytes, to - from, next_panel(pass, product, which), w.k,
-                             TileChunks(phase.k), a, tiled(phase), scratch.sums(pass.set, which),
-                             scratch.tile_linear.data(), meanwhile});
+    p.tiled(phase,
+            product)({at(from), w.panel_bytes, to - from, next_panel(pass, product, which), w.k, TileChunks(phase.k), a,
+                      tiled(phase), scratch.sums(pass.set, which), scratch.tile_linear.data(), meanwhile});
   }
 
   // The first panel of the pass that follows, if it is unpacked in the same way.
@@ -321,8 +318,16 @@ struct Worker {
     const auto take = [&](const Product& product, int which) {
       const float* bias = product.bias.empty() || !whole ? nullptr : product.bias.data() + unit.column;
       const int64_t stride = whole ? unit.columns : p.max_unit_;
-      return TileResult{scratch.sums(pass.set, which) + panel * tile_floats(rows), rows, first, n, unit.columns, bias,
-                        nullptr, 0, scratch.rows(which), stride};
+      return TileResult{scratch.sums(pass.set, which) + panel * tile_floats(rows),
+                        rows,
+                        first,
+                        n,
+                        unit.columns,
+                        bias,
+                        nullptr,
+                        0,
+                        scratch.rows(which),
+                        stride};
     };
     const Product& product = pass.product();
     if (is_sum(product) && whole && are_neighbours(*pass.phase, first, n)) {
@@ -369,7 +374,6 @@ struct Worker {
       kernels.add(y, product.bias.data() + unit.column, unit.columns, y);
     }
   }
-
 
   void multiply_plain(const Phase& phase, const Product& product, const Unit& unit, const RowStore& x, float* tile) {
     const Weight& w = product.weight;

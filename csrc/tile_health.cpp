@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #pragma GCC push_options
-#pragma GCC target("amx-tile,amx-bf16")
+#pragma GCC target("amx-tile,amx-bf16,amx-int8")
 #include "kernels/lanes/amx.h"
 #pragma GCC pop_options
 
@@ -65,7 +65,7 @@ struct Probe {
 
 std::string check() {
   constexpr int kRequestPermission = 0x1023, kTileData = 18;
-  if (!cpu().amx_bf16) return "this CPU has no AMX";
+  if (!cpu().amx_bf16 || !cpu().amx_int8) return "this CPU has no AMX";
   if (!cpu().avx512_vnni || !cpu().avx512_bf16) return "this CPU has AMX but not AVX-512 with VNNI and BF16";
   if (syscall(SYS_arch_prctl, kRequestPermission, kTileData) != 0)
     return std::string("the kernel refuses tile state: ") + std::strerror(errno);

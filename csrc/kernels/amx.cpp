@@ -12,7 +12,7 @@
 // The lanes' own tables hold the families that read no tiles.
 #pragma GCC diagnostic ignored "-Wunused-function"
 #pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,amx-tile,amx-bf16")
+#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,amx-tile,amx-bf16,amx-int8")
 #include "lanes/avx512.h"
 
 #include "lanes/bf16_avx512.h"

@@ -92,9 +92,7 @@ void rope(float* head, int head_dim, const float* cos, const float* sin) {
   }
 }
 
-inline V::F silu16(V::F gate, V::F up) {
-  return V::mul(V::div(gate, V::add(V::set1(1.0f), exp16(V::neg(gate)))), up);
-}
+inline V::F silu16(V::F gate, V::F up) { return V::mul(V::div(gate, V::add(V::set1(1.0f), exp16(V::neg(gate)))), up); }
 
 void silu_mul(const float* gate, const float* up, int n, float* y) {
   for (int i = 0; i < n; i += kLanes)

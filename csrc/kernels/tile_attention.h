@@ -88,7 +88,8 @@ inline void begin_item(const AttentionItem& item, const TileScratch& s) {
   const int H = item.head_dim;
   for (int head = 0; head < item.group; head++)
     for (int r = 0; r < item.rows; r++) {
-      pack_tiles(item.q + r * item.stride + head * H, 0, H, r, 1, kTileRows, s.q + head * tile_input_bytes(kTileRows, H));
+      pack_tiles(item.q + r * item.stride + head * H, 0, H, r, 1, kTileRows,
+                 s.q + head * tile_input_bytes(kTileRows, H));
       s.top[head * kTileRows + r] = -INFINITY, s.sum[head * kTileRows + r] = 0.0f;
     }
   std::memset(s.out, 0, int64_t(item.group) * kTileRows * H * 4);
@@ -136,8 +137,8 @@ void attention_tiles(const AttentionItem& item, uint8_t* memory) {
     for (int head = 0; head < item.group; head++)
       for (int r = 0; r < item.rows; r += 16) {
         const int at = head * kTileRows + r;
-        attend_tile(s, s.q + head * tile_input_bytes(kTileRows, H) + r / 16 * kTileBytes, std::min(16, item.rows - r), visible + r,
-                    H, s.top + at, s.sum + at, s.out + int64_t(at) * H);
+        attend_tile(s, s.q + head * tile_input_bytes(kTileRows, H) + r / 16 * kTileBytes, std::min(16, item.rows - r),
+                    visible + r, H, s.top + at, s.sum + at, s.out + int64_t(at) * H);
       }
   }
   end_item(item, s);

@@ -2,15 +2,29 @@
 #pragma once
 
 #include "tile_attention.h"
+#include "tile_bytes.h"
 #include "tiles.h"
 
 #define QWELL_TILE_TABLE                                                                                             \
-  {T::begin,                                                                                                         \
-   T::end,                                                                                                           \
-   pack_tiles,                                                                                                       \
-   {nullptr, nullptr, linear_tiles<Format::BF16>, linear_tiles<Format::Q4_0>, linear_tiles<Format::Q4_1>,            \
-    linear_tiles<Format::Q5_0>, linear_tiles<Format::Q5_1>, linear_tiles<Format::Q8_0>, linear_tiles<Format::Q2_K>,  \
-    linear_tiles<Format::Q3_K>, linear_tiles<Format::Q4_K>, linear_tiles<Format::Q5_K>, linear_tiles<Format::Q6_K>}, \
-   tile_result,                                                                                                      \
-   tile_silu,                                                                                                        \
-   attention_tiles}
+  {                                                                                                                  \
+    T::begin, T::end, pack_tiles,                                                                                    \
+        {nullptr,                                                                                                    \
+         nullptr,                                                                                                    \
+         linear_tiles<Format::BF16>,                                                                                 \
+         linear_tiles<Format::Q4_0>,                                                                                 \
+         linear_tiles<Format::Q4_1>,                                                                                 \
+         linear_tiles<Format::Q5_0>,                                                                                 \
+         linear_tiles<Format::Q5_1>,                                                                                 \
+         linear_tiles<Format::Q8_0>,                                                                                 \
+         linear_tiles<Format::Q2_K>,                                                                                 \
+         linear_tiles<Format::Q3_K>,                                                                                 \
+         linear_tiles<Format::Q4_K>,                                                                                 \
+         linear_tiles<Format::Q5_K>,                                                                                 \
+         linear_tiles<Format::Q6_K>},                                                                                \
+        tile_result, tile_silu, attention_tiles, {                                                                   \
+      nullptr, nullptr, nullptr, linear_bytes<Format::Q4_0>, linear_bytes<Format::Q4_1>, linear_bytes<Format::Q5_0>, \
+          linear_bytes<Format::Q5_1>, linear_bytes<Format::Q8_0>, linear_bytes<Format::Q2_K>,                        \
+          linear_bytes<Format::Q3_K>, linear_bytes<Format::Q4_K>, linear_bytes<Format::Q5_K>,                        \
+          linear_bytes<Format::Q6_K>                                                                                 \
+    }                                                                                                                \
+  }

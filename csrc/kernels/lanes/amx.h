@@ -43,6 +43,11 @@ struct T {
   static void dot() {
     asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(c), "i"(a), "i"(b));
   }
+  // The same over int8: c += sum over four bytes, in int32, exact.
+  template <int c, int a, int b>
+  static void dot_bytes() {
+    asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(c), "i"(a), "i"(b));
+  }
 };
 
 }  // namespace

@@ -84,6 +84,8 @@ struct V {
 
   static B loadb(const uint8_t* p) { return _mm512_loadu_si512(p); }
   static void storeb(uint8_t* p, B a) { _mm512_storeu_si512(p, a); }
+  static B zerob() { return _mm512_setzero_si512(); }
+  static B subb(B a, int b) { return b ? _mm512_sub_epi8(a, _mm512_set1_epi8(char(b))) : a; }
   static B low_nibble(B a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
   static B high_nibble(B a) { return low_nibble(_mm512_srli_epi16(a, 4)); }
   // a | (x & mask) in one instruction
@@ -112,7 +114,8 @@ struct V {
     }
     return acc;
   }
-  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+  // In assembly: GCC 12 takes a function that only prefetches for one without effect, and drops its calls.
+  static void prefetch(const void* p) { asm volatile("prefetcht1 %0" ::"m"(*static_cast<const char*>(p))); }
 };
 
 }  // namespace

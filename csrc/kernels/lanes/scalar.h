@@ -147,6 +147,8 @@ struct V {
     return r;
   }
   static void storeb(uint8_t* p, B a) { std::memcpy(p, a.v, 64); }
+  static B zerob() { EACH(0); }
+  static B subb(B a, int b) { EACH(a.v[i] - b); }  // signed bytes, should it go below 0
   static B low_nibble(B a) { EACH(a.v[i] & 15); }
   static B high_nibble(B a) { EACH(a.v[i] >> 4); }
   template <int R>

@@ -31,6 +31,16 @@ struct T {
   static void dot() {
     multiply(reinterpret_cast<float*>(tile(c)), tile(a), tile(b));
   }
+  template <int c, int a, int b>
+  static void dot_bytes() {
+    int32_t sums[16][16];
+    std::memcpy(sums, tile(c), sizeof sums);
+    for (int m = 0; m < 16; m++)
+      for (int i = 0; i < 1024; i++)
+        sums[m][i / 4 % 16] += int8_t(tile(a)[64 * m + i / 64 * 4 + i % 4]) * int8_t(tile(b)[i]);
+    std::memcpy(tile(c), sums, sizeof sums);
+  }
+
  private:
   static uint8_t* tile(int t) {
     alignas(64) static thread_local uint8_t memory[8][1024];
