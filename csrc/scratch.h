@@ -16,8 +16,8 @@ inline constexpr int kItemRows = 16;  // rows of an attention item without tiles
 struct RowStore {
   RowStore(uint8_t* memory, int rows, int k);
   static int64_t bytes(int rows, int k) {
-    return int64_t(rows) * (int64_t(k) * (4 + 1 + 2) + int64_t(k) / kGroup * 8 + int64_t(k) / kLanes * 8) + 4096 + row_slack(k) +
-           (rows + kTileRows - 1) / kTileRows * tile_block_bytes(k);
+    return int64_t(rows) * (int64_t(k) * (4 + 1 + 2) + int64_t(k) / kGroup * 8 + int64_t(k) / kLanes * 8) + 4096 +
+           row_slack(k) + (rows + kTileRows - 1) / kTileRows * tile_block_bytes(k);
   }
   // Prepares row r from the floats x (padded to phase.k).
   void prepare(const Kernels& kernels, const Phase& phase, const Forms& forms, int r, const float* x);
