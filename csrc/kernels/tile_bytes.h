@@ -32,6 +32,8 @@ struct ByteTiles {
   static constexpr int kSums = kDots * kTileBytes;                           // int32 [kDots][16 rows][16 columns]
   static_assert(2 * kSums <= 8 * kTileBytes && kStepBytes <= 56 * kInputs);  // unpacked_bytes
 
+  using Dots = std::make_integer_sequence<int, kDots>;
+
   // One half of a panel against one tile of rows.
   struct Pass {
     W w;
@@ -77,10 +79,9 @@ struct ByteTiles {
 #pragma GCC unroll 16
     for (int r = 0; r < M; r++) sum[r] = V::set1(0.0f);
     if constexpr (unpacking) unpack<0>(p, 0), unpack<1>(p, 0);
-    each<false, unpacking>(p, 0, sum, std::make_integer_sequence<int, kDots>());
-    for (int step = 1; step < steps; step++)
-      each<true, unpacking>(p, step, sum, std::make_integer_sequence<int, kDots>());
-    last(p, steps, sum, std::make_integer_sequence<int, kDots>());
+    each<false, unpacking>(p, 0, sum, Dots());
+    for (int step = 1; step < steps; step++) each<true, unpacking>(p, step, sum, Dots());
+    last(p, steps, sum);
 #pragma GCC unroll 16
     for (int r = 0; r < M; r++)
       if (r < p.rows) V::store(p.out + r * p.stride, sum[r]);
@@ -95,7 +96,7 @@ struct ByteTiles {
   }
   template <bool summing, bool unpacking, int i>
   QWELL_INLINE static void between(const Pass& p, int step, V::F* sum) {
-    constexpr int group = i / kPlanes, plane = i % kPlanes, place = kDots == 2 ? 0 : i;
+    constexpr int group = i / kPlanes, plane = i % kPlanes;
     constexpr int weights = 6 + group, share = M / kPlanes;
     const uint8_t* b = p.b + int64_t(step & p.ring) * kStepBytes;
     uint8_t *sums = p.c + (step & 1) * kSums, *before = p.c + (~step & 1) * kSums;
@@ -106,10 +107,8 @@ struct ByteTiles {
     if constexpr (unpacking && plane == 0) unpack<group>(p, step + 1);
     if constexpr (summing) add<group, plane * share, share>(p, step - 1, before, sum);
     if constexpr (i == kDots - 1) T::template store<i>(sums + i * kTileBytes, 64);
-    (void)place;
   }
-  template <int... i>
-  QWELL_INLINE static void last(const Pass& p, int steps, V::F* sum, std::integer_sequence<int, i...>) {
+  QWELL_INLINE static void last(const Pass& p, int steps, V::F* sum) {
     const uint8_t* sums = p.c + (~steps & 1) * kSums;
     add<0, 0, M>(p, steps - 1, sums, sum);
     if (!kWhole || 2 * steps - 1 < p.k / kGroup) add<1, 0, M>(p, steps - 1, sums, sum);
