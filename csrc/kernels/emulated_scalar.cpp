@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
+#define QWELL_PLAIN
 #include "../tile_scratch.h"
 
 #pragma GCC diagnostic ignored "-Wunused-function"

@@ -21,7 +21,13 @@ inline void prefetch_ahead(const uint8_t* p, int lines) {
 }
 
 // For what a hot loop must not call: eight registers of lines would go through memory.
+#ifdef QWELL_PLAIN  // plain loops: whatever is unrolled and inlined takes the compiler minutes
+#define QWELL_INLINE inline
+#define QWELL_UNROLL
+#else
 #define QWELL_INLINE [[gnu::always_inline]] inline
+#define QWELL_UNROLL _Pragma("GCC unroll 16")
+#endif
 
 // The eight rows of 32 inputs x 16 columns as unsigned bytes.
 struct Rows8 {

@@ -76,13 +76,13 @@ struct ByteTiles {
   [[gnu::noinline]] static void pass(const Pass& pass, int steps) {
     const Pass p = pass;
     V::F sum[M];
-#pragma GCC unroll 16
+    QWELL_UNROLL
     for (int r = 0; r < M; r++) sum[r] = V::set1(0.0f);
     if constexpr (unpacking) unpack<0>(p, 0), unpack<1>(p, 0);
     each<false, unpacking>(p, 0, sum, Dots());
     for (int step = 1; step < steps; step++) each<true, unpacking>(p, step, sum, Dots());
     last(p, steps, sum);
-#pragma GCC unroll 16
+    QWELL_UNROLL
     for (int r = 0; r < M; r++)
       if (r < p.rows) V::store(p.out + r * p.stride, sum[r]);
   }
@@ -122,7 +122,7 @@ struct ByteTiles {
     const Rows8 lines = p.w.rows(g, p.half);
     uint8_t* to = p.b + int64_t(step & p.ring) * kStepBytes + group * kTileBytes;
     constexpr int first = kWhole ? 0 : 4 * group;
-#pragma GCC unroll 8
+    QWELL_UNROLL
     for (int i = 0; i < W::group / 4; i++) V::storeb(to + 64 * i, V::subb(lines.row[first + i], W::zero));
   }
   static int group32(int step, int group) { return kWhole ? 2 * step + group : step; }
@@ -135,7 +135,7 @@ struct ByteTiles {
     const V::F w = p.w.scale(g, sub, p.half);
     V::F min;
     if constexpr (W::mins) min = V::neg(p.w.min(g, sub, p.half));
-#pragma GCC unroll 16
+    QWELL_UNROLL
     for (int r = first; r < first + count; r++) {
       const uint8_t* at = sums + group * kPlanes * kTileBytes + 64 * r;
       V::I dot = V::loadi(reinterpret_cast<const int32_t*>(at));
