@@ -11,4 +11,6 @@
    {nullptr, nullptr, linear_tiles<Format::BF16>, linear_tiles<Format::Q4_0>, linear_tiles<Format::Q4_1>,            \
     linear_tiles<Format::Q5_0>, linear_tiles<Format::Q5_1>, linear_tiles<Format::Q8_0>, linear_tiles<Format::Q2_K>,  \
     linear_tiles<Format::Q3_K>, linear_tiles<Format::Q4_K>, linear_tiles<Format::Q5_K>, linear_tiles<Format::Q6_K>}, \
-   attention_tiles}
+   attention_tiles,                                                                                                  \
+   attention_tiles_part,                                                                                             \
+   attention_tiles_merge}
