@@ -50,13 +50,13 @@
 //   with zeros to a multiple of 32, of bf16(x) and bf16(w),
 //     w = fma(float(u), weight scale, -offset), offset = minimum, or weight scale * zero (exact).
 // tiled attention, of both roles, per query, blocks of 64 keys in parts of 1,024 as above: s[key] from
-//   0, one dot for each 32 of d (filled with zeros) of bf16(q) and k; a q with a number that is not
-//   finite is NaN throughout. Tops are whole numbers and what rescales a power of two, hence exact.
-//   With F = float(log2(e) / sqrt(H)):
-//     new = max(top, ceil(F * max of s)), c = 2^(top - new); in the first block of a part
-//       new = ceil(F * max of s), and l and o start from 0
-//     y = fma(s, F, -new); f = y - floor(y), rounded down; p = poly(f) * 2^floor(y), rounded once, poly
-//       of degree 3 in Horner form by fma (tile_exp2); keys that are not seen have p = 0
+//   0, one dot for each 32 of d (filled with zeros) of bf16(q * F) and k, F = float(log2(e)) / sqrt(H); a
+//   q with a number that is not finite is NaN throughout. Tops are whole numbers and what rescales a
+//   power of two, hence exact:
+//     new = max(top, ceil(max of s)), c = 2^(top - new); in the first block of a part
+//       new = ceil(max of s), and l and o start from 0
+//     y = s - new; f = y - floor(y), rounded down; p = poly(f) * 2^floor(y), rounded once, poly of
+//       degree 3 in Horner form by fma (tile_exp2); keys that are not seen have p = 0
 //     l[i] = l[i] * c, then l[i] + p[16 j + i], j ascending; sum = the fold of l at the end of the part
 //     o[d] = o[d] * c, then one dot for keys 0..31 and one for keys 32..63 of bf16(p) and v.
 //   The first part's results are taken as they are; the others are merged as above, a and b like c.

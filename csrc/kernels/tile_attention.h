@@ -20,9 +20,9 @@ using namespace qwell;
 inline constexpr int kTile = 16;    // rows of a tile
 inline constexpr int kSharing = 2;  // tiles of queries that meet a page together
 
-// 2^(score * factor - top) in 16 lanes, by a polynomial good for bf16.
-inline V::F tile_exp2(V::F score, V::F factor, V::F minus_top) {
-  const V::F y = V::fma(score, factor, minus_top), f = Bf16::fraction(y);
+// 2^(score - top) in 16 lanes, by a polynomial good for bf16.
+inline V::F tile_exp2(V::F score, V::F top) {
+  const V::F y = V::sub(score, top), f = Bf16::fraction(y);
   V::F p = V::fma(V::set1(0.0780244246f), f, V::set1(0.226067305f));
   p = V::fma(p, f, V::set1(0.695833445f));
   p = V::fma(p, f, V::set1(0.999925256f));
@@ -79,8 +79,7 @@ struct TileWalk {
   const TilePages& pages;
   const bool last;  // part of the item
   const int tile, sharing, H = item.head_dim;
-  const float factor = 1.44269504f / std::sqrt(float(H));
-  alignas(64) float rescale[2][kTile] = {}, minus_top[kTile] = {};
+  alignas(64) float rescale[2][kTile] = {}, top[kTile] = {};
   uint32_t moved[2] = {};                       // rows whose top did, of the units in flight
   float* pending[4] = {};                       // where sums in tiles 0 .. 3 go,
   int64_t stride_of[4] = {};                    // bytes from row to row
@@ -187,9 +186,9 @@ struct TileWalk {
 
   // New tops of the unit from its scores, and what they make of the old sums.
   void tops() {
-    const V::F block = Bf16::ceil(V::mul(Bf16::max_rows([&](int r) { return most(r); }, now.rows), V::set1(factor)));
+    const V::F block = Bf16::ceil(Bf16::max_rows([&](int r) { return most(r); }, now.rows));
     const V::F old = V::load(now.top), next = now.first ? block : V::max(old, block);
-    V::store(now.top, next), V::store(minus_top, V::neg(next));
+    V::store(now.top, next), V::store(top, next);
     moved[now.slot] = now.first ? 0 : Bf16::differ(old, next) & ((1u << now.rows) - 1);
     V::store(rescale[now.slot], Bf16::scale2(V::set1(1.0f), V::sub(old, next)));
   }
@@ -200,7 +199,7 @@ struct TileWalk {
     float* lanes = now.lanes + r * kLanes;
     V::F sum = now.first ? V::set1(0.0f) : V::mul(V::load(lanes), V::set1(rescale[now.slot][r])), p[kVectors];
     for (int j = 0; j < kVectors; j++) {
-      p[j] = tile_exp2(V::load(score + j * kLanes), V::set1(factor), V::set1(minus_top[r]));
+      p[j] = tile_exp2(V::load(score + j * kLanes), V::set1(top[r]));
       if (now.edge) p[j] = Bf16::keep(p[j], seen_bits(j * kLanes, seen(r)));
       sum = V::add(sum, p[j]);
     }
@@ -255,19 +254,19 @@ inline bool is_finite(const float* x, int n) {
   return V::sum(zeros) == 0.0f;
 }
 
-// Queries by head, then by row. One with a number that is not finite is NaN throughout, or its scores
-// could be -infinity, which counts as a key that weighs nothing.
+// Queries by head, then by row, in the unit of the scores: log2(e) / sqrt(H). One with a number that is not finite is
+// NaN throughout, or its scores could be -infinity, which counts as a key that weighs nothing.
 inline void pack_queries(const AttentionItem& item, const TileScratch& s) {
   const int H = item.head_dim;
+  const V::F unit = V::set1(1.44269504f / std::sqrt(float(H)));
   for (int i = 0; i < item.rows * item.group; i++) {
     const float* q = item.q + i % item.rows * item.stride + i / item.rows * H;
     uint8_t* to = s.q + (int64_t(i) / kTile * s.steps * kTile + i % kTile) * 64;
     const bool finite = is_finite(q, H);
+    const auto at = [&](int d) { return d < H ? V::mul(V::load(q + d), unit) : V::set1(0.0f); };
     for (int d = 0; d < H; d += 32, to += kTileBytes)
-      if (!finite) std::memset(to, 0xff, 64);
-      else
-        Bf16::store32(reinterpret_cast<uint16_t*>(to), V::load(q + d),
-                      d + 16 < H ? V::load(q + d + 16) : V::set1(0.0f));
+      if (finite) Bf16::store32(reinterpret_cast<uint16_t*>(to), at(d), at(d + kLanes));
+      else std::memset(to, 0xff, 64);
   }
   if (H % 32) std::memset(s.tail, 0, 4 * kTileBytes);
 }
