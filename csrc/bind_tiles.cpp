@@ -85,7 +85,7 @@ void tile_attention(const std::string& isa, Matrix q, Pages pages, int head_dim,
   Region scratch(TileScratch::bytes(group, head_dim), false);
   tiles.begin();
   for (int r = 0, n; r < rows; r += n) {
-    n = std::min(kTileRows - (first_position + r) % kTileRows, rows - r);
+    n = std::min(kWindow - (first_position + r) % kWindow, rows - r);
     tiles.attention({q.data() + r * width,
                      out.data() + r * width,
                      width,

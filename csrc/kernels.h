@@ -41,17 +41,26 @@
 //   sum_exp: sixteen-lane sums of exp(x - top) over each block, added in double in their order.
 // What is not finite stays so: a score that is not finite makes the sum of its query NaN.
 //
-// Where the CPU multiplies tiles, prompt rows use a second formula, here called tiled. A tile
-// product ("dot") takes bf16 a, b and float c over 32 of k:
+// Where the CPU multiplies tiles, prompt rows (in attention all rows) use a second formula, here called
+// tiled. A tile product ("dot") takes bf16 a, b and float c over 32 of k:
 //     even = fma(a[k], b[k], even) over the 16 even k ascending from 0, odd likewise;
 //     c = c + (even + odd); inputs and results below 2^-126 count as zero.
 //   bf16(x) rounds to nearest even; x below 2^-126 gives zero; NaN stays NaN.
 // tiled linear, integer formats and BF16: acc from 0, one dot for each 32 of k ascending, k filled
 //   with zeros to a multiple of 32, of bf16(x) and bf16(w),
 //     w = fma(float(u), weight scale, -offset), offset = minimum, or weight scale * zero (exact).
-// tiled attention, per query, blocks of 64 keys as above: s[key] from 0, one dot for each 32 of d
-//   (filled with zeros) of bf16(q) and k, then * 1/sqrt(H); top, c, p and sum as above;
+// tiled attention, of both roles, per query, blocks of 64 keys in parts of 1,024 as above: s[key] from
+//   0, one dot for each 32 of d (filled with zeros) of bf16(q * F) and k, F = float(log2(e)) / sqrt(H); a
+//   q with a number that is not finite is NaN throughout. Tops are whole numbers and what rescales a
+//   power of two, hence exact:
+//     new = max(top, ceil(max of s)), c = 2^(top - new); in the first block of a part
+//       new = ceil(max of s), and l and o start from 0
+//     y = s - new; f = y - floor(y), rounded down; p = poly(f) * 2^floor(y), rounded once, poly of
+//       degree 3 in Horner form by fma (tile_exp2); keys that are not seen have p = 0
+//     l[i] = l[i] * c, then l[i] + p[16 j + i], j ascending; sum = the fold of l at the end of the part
 //     o[d] = o[d] * c, then one dot for keys 0..31 and one for keys 32..63 of bf16(p) and v.
+//   The first part's results are taken as they are; the others are merged as above, a and b like c.
+//   A score that is NaN or +infinity makes the query NaN; one of -infinity weighs nothing.
 // The head and F32 or F16 matrices know no tiled form: their prompt rows use the formulas above.
 #pragma once
 
@@ -104,8 +113,9 @@ struct AttentionItem {
 };
 inline int partial_floats(int head_dim) { return head_dim + kLanes; }
 
-// A page of one kv head in bf16: keys [H][64], values [64][H]. In int8: codes of keys [H][64], their
-// scales [G][64] in bf16, codes of values [64][H], their scales [64][G], for G groups of up to 32 of d.
+// A page of one kv head in bf16, in the pairs of a tile's right operand: keys [H / 2][64 keys][2 of d],
+// values [64 / 2][H][2 keys]. In int8: codes of keys [H][64], their scales [G][64] in bf16, codes of
+// values [64][H], their scales [64][G], for G groups of up to 32 of d.
 inline int kv_groups(int head_dim) { return (head_dim + 31) / 32; }
 inline int64_t kv_page_bytes(int head_dim, bool int8) {
   return int64_t(2) * kPage * (int8 ? head_dim + 2 * kv_groups(head_dim) : 2 * head_dim);
@@ -147,7 +157,8 @@ struct TilePass {
   Meanwhile meanwhile;
 };
 
-inline constexpr int kTileRows = 32;  // rows of a block of A; query rows of an attention item
+inline constexpr int kTileRows = 32;   // rows of a block of A
+inline constexpr int kWindow = kPage;  // positions of a tiled attention item: its rows end in one page
 inline constexpr int kTileBytes = 1024;
 inline int tile_blocks(int rows) { return (rows + kTileRows - 1) / kTileRows; }
 // Bytes of A, and floats of c for one panel.
@@ -194,8 +205,11 @@ struct TileKernels {
   LinearFn linear[kNumFormats];  // null where the format has no tiled form
   void (*result)(const TileResult&);
   void (*silu)(const TileSilu&);
-  // Rows of one window of kTileRows absolute positions; scratch holds TileScratch::bytes.
+  // Rows of one window of kWindow absolute positions; scratch holds TileScratch::bytes. Or one part of
+  // the item's first row into `to`, for attention_merge to put `count` of them together.
   void (*attention)(const AttentionItem&, uint8_t* scratch);
+  void (*attention_part)(const AttentionItem&, int part, uint8_t* scratch, float* to);
+  void (*attention_merge)(const AttentionItem&, float* parts, int count);
   // Kernels::linear over tiles of bytes, the same bits; null: as without tiles.
   using BytesFn = void (*)(const uint8_t* panel, int k, const Row* rows, int num_rows, Precision, float* tile,
                            int64_t stride, uint8_t* scratch);

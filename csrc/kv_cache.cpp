@@ -47,6 +47,8 @@ static uint16_t to_bf16(float f) {  // round to nearest even; NaN stays NaN
   return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+static constexpr uint16_t kNaN = 0x7fc0;  // in bf16
+
 static float from_bf16(uint16_t h) {
   const uint32_t bits = uint32_t(h) << 16;
   float f;
@@ -82,7 +84,11 @@ void KvCache::write_key(int layer, int page, int head, int position, const float
   const int H = shape.head_dim, slot = position % kPage;
   uint8_t* keys = at(layer, page, head);
   if (!int8) {
-    for (int d = 0; d < H; d++) reinterpret_cast<uint16_t*>(keys)[d * kPage + slot] = to_bf16(key[d]);
+    float not_finite = 0;
+    for (int d = 0; d < H; d++) not_finite += key[d] * 0.0f;
+    uint16_t* pairs = reinterpret_cast<uint16_t*>(keys) + 2 * slot;
+    const auto number = [&](float x) { return not_finite == 0 ? to_bf16(x) : kNaN; };
+    for (int d = 0; d < H; d += 2, pairs += 2 * kPage) pairs[0] = number(key[d]), pairs[1] = number(key[d + 1]);
     return;
   }
   float rest[kMaxHeadDim];
@@ -99,7 +105,8 @@ void KvCache::write_value(int layer, int page, int head, int position, const flo
   const int H = shape.head_dim, groups = kv_groups(H), slot = position % kPage;
   uint8_t* values = at(layer, page, head) + kv_page_bytes(H, int8) / 2;
   if (!int8) {
-    for (int d = 0; d < H; d++) reinterpret_cast<uint16_t*>(values)[slot * H + d] = to_bf16(value[d]);
+    uint16_t* pairs = reinterpret_cast<uint16_t*>(values) + slot / 2 * 2 * H + slot % 2;
+    for (int d = 0; d < H; d++) pairs[2 * d] = to_bf16(value[d]);
     return;
   }
   uint16_t* scales = reinterpret_cast<uint16_t*>(values + H * kPage);

@@ -24,8 +24,8 @@ struct KvCache {  // [layer][page][kv head]
   KvCache(const Shape& shape, int pages, KeyBias bias);
   uint8_t* at(int layer, int page, int head) const;
   KeyCentre centre(int layer, int head) const;
-  // Key or value [head_dim] of a token, rounded to the cache's type. In int8 a group with a number
-  // that is not finite becomes NaN.
+  // Key or value [head_dim] of a token, rounded to the cache's type. A number that is not finite makes
+  // NaN of the whole key, in int8 of its group of a key or value.
   void write_key(int layer, int page, int head, int position, const float* key) const;
   void write_value(int layer, int page, int head, int position, const float* value) const;
 

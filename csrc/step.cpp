@@ -74,8 +74,7 @@ struct Program::Step {
       std::fill(seq_of_row.begin() + begin, seq_of_row.begin() + end, s);
       for (int r = begin; r < begin + prompt; r++) order.push_back(r);
       tiled += prompt;
-      cut(s, begin, begin + prompt, true, shape);
-      cut(s, begin + prompt, end, false, shape);
+      cut(s, begin, end, tiles, shape);
     }
     for (int s = 0; s < b.seqs; s++)
       for (int r = b.row_splits[s]; r < b.row_splits[s + 1]; r++)
@@ -87,10 +86,11 @@ struct Program::Step {
     for (auto& counter : next_item) counter.store(0, std::memory_order_relaxed);
   }
 
-  // Rows [begin, end) of sequence s as items: tiled ones end with a window of kTileRows positions.
+  // Rows [begin, end) of sequence s as items: tiled ones, of whatever role, end with a window of
+  // kWindow positions.
   void cut(int s, int begin, int end, bool tiled, const Shape& shape) {
     for (int r = begin, n; r < end; r += n) {
-      n = std::min(tiled ? kTileRows - batch.positions[r] % kTileRows : kItemRows, end - r);
+      n = std::min(tiled ? kWindow - batch.positions[r] % kWindow : kItemRows, end - r);
       for (int head = 0; head < shape.kv_heads; head++) add_item({s, head, r, n, tiled}, shape);
     }
   }
@@ -98,7 +98,7 @@ struct Program::Step {
   // A single row over many keys becomes an item for each part, so that all threads can help.
   void add_item(Item item, const Shape& shape) {
     const int parts = batch.positions[item.row] / kPart + 1;
-    if (item.tiled || item.rows > 1 || parts == 1) return items.push_back(item);
+    if (item.rows > 1 || parts == 1) return items.push_back(item);
     item.split = int(splits.size());
     for (item.part = 0; item.part < parts; item.part++) items.push_back(item);
     splits.push_back({parts, int64_t(partials.size())});
@@ -125,8 +125,7 @@ struct Worker {
 
   void walk() noexcept {
     auto last = std::chrono::steady_clock::now();
-    const bool tiles = kernels.tiles && step.batch.rows > 4;  // fewer rows never meet a tile, but for prompts
-    if (tiles || step.tiled) kernels.tiles->begin();
+    if (kernels.tiles) kernels.tiles->begin();
     for (size_t i = 0; i < p.phases_.size(); i++) {
       const Phase& phase = p.phases_[i];
       run(phase);
@@ -136,7 +135,7 @@ struct Worker {
       p.times_[i] += std::chrono::duration_cast<std::chrono::nanoseconds>(now - last).count();
       last = now;
     }
-    if (tiles || step.tiled) kernels.tiles->end();
+    if (kernels.tiles) kernels.tiles->end();
   }
 
   int count(const Phase& phase) const { return phase.out_rows ? step.batch.outs : step.batch.rows; }
@@ -463,20 +462,23 @@ struct Worker {
                                scratch.partials.data(),
                                step.kv.centre(phase.layer, item.head),
                                reinterpret_cast<uint16_t*>(scratch.unpacked_pages.data())};
-      if (item.tiled) kernels.tiles->attention(work, scratch.tile_kernels.data());
-      else if (item.part < 0) kernels.attention(work);
-      else attend_part(item, work);
+      if (item.part >= 0) attend_part(item, work);
+      else if (item.tiled) kernels.tiles->attention(work, scratch.tile_kernels.data());
+      else kernels.attention(work);
     }
   }
 
   void attend_part(const Item& item, const AttentionItem& work) {
     const Split& split = step.splits[item.split];
     float* parts = step.partials.data() + split.at;
-    kernels.attention_part(work, item.part, parts + item.part * Program::Step::partial_step(p.shape));
+    float* to = parts + item.part * Program::Step::partial_step(p.shape);
+    if (item.tiled) kernels.tiles->attention_part(work, item.part, scratch.tile_kernels.data(), to);
+    else kernels.attention_part(work, item.part, to);
     std::atomic<int>& finished = step.finished[item.split];
     if (finished.fetch_add(1, std::memory_order_acq_rel) + 1 < split.parts) return;
     finished.store(0, std::memory_order_relaxed);  // for the next layer, behind a barrier
-    kernels.attention_merge(work, parts, split.parts);
+    if (item.tiled) kernels.tiles->attention_merge(work, parts, split.parts);
+    else kernels.attention_merge(work, parts, split.parts);
   }
 
   void rows(const Phase& phase) {

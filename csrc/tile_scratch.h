@@ -9,26 +9,33 @@ struct TileScratch {
   // A linear pass: which chunk is ready, and two chunks.
   static constexpr int64_t kLinearBytes = 64 + 2 * int64_t(TileChunks::kMost) * 2 * kTileBytes;
 
-  TileScratch(uint8_t* memory, int group, int head_dim) : steps((head_dim + 31) / 32) {
-    const int64_t queries = int64_t(group) * kTileRows;
+  // An attention item.
+  TileScratch(uint8_t* memory, int group, int head_dim)
+      : steps((head_dim + 31) / 32), tiles((group * kWindow + 15) / 16) {
+    const int64_t queries = int64_t(tiles) * 16;
     q = memory;
-    keys = q + group * tile_input_bytes(kTileRows, head_dim);
-    values = keys + steps * (kPage / 16) * kTileBytes;
-    p = values + 2 * (head_dim / 16) * kTileBytes;
-    scores = reinterpret_cast<float (*)[kPage]>(p + 2 * kTileBytes);
-    out = scores[16];
-    top = out + queries * head_dim, sum = top + queries;
+    p = q + int64_t(tiles) * steps * kTileBytes;
+    tail = p + 2 * 2 * kTileBytes;
+    edge = reinterpret_cast<uint16_t*>(tail + 4 * kTileBytes);
+    scores = reinterpret_cast<float (*)[16][kPage]>(edge + kPage * head_dim);
+    out = scores[2][0];
+    lanes = out + queries * head_dim;
+    totals = lanes + queries * kLanes;
+    top = totals + queries * partial_floats(head_dim);
+    end = top + queries;
   }
   static int64_t bytes(int group, int head_dim) {
     const TileScratch s(nullptr, group, head_dim);
-    return reinterpret_cast<uint8_t*>(s.sum + group * kTileRows) - s.q;
+    return reinterpret_cast<uint8_t*>(s.end) - s.q;
   }
 
-  int steps;               // of 32 along d
-  uint8_t *q, *keys;       // A [group][block of 32 rows], B [step][4 tiles of 16 keys]
-  uint8_t *values, *p;     // B [2 halves of the keys][H / 16 tiles], A of one tile of rows
-  float (*scores)[kPage];  // of one tile of rows
-  float *out, *top, *sum;  // [group][32 rows]
+  int steps, tiles;                // of 32 along d; of 16 queries
+  uint8_t *q, *p;                  // A [tile][step], A [2 tiles][2 halves of the keys]
+  uint8_t* tail;                   // B, the last 16 of d filled up with zeros
+  uint16_t* edge;                  // values of the last page, zeros behind the last key
+  float (*scores)[16][kPage];      // [2 tiles]
+  float *out, *lanes, *top, *end;  // [query][H], [query][16 lanes of the sum], [query]
+  float* totals;                   // [query][partial_floats(H)]
 };
 
 }  // namespace qwell

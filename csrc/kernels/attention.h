@@ -11,7 +11,7 @@ using namespace qwell;
 
 inline constexpr int kVectors = kPage / kLanes;  // key vectors of a block
 
-// scores[head][key] of one block; keys lie transposed, [H][64]. Meanwhile the page `next`, keys and
+// scores[head][key] of one block; keys lie as [H / 2][64][2]. Meanwhile the page `next`, keys and
 // values, comes closer.
 template <int N>
 inline void block_scores(const float* q, int head_dim, const uint16_t* keys, const uint16_t* next, float scale,
@@ -21,11 +21,13 @@ inline void block_scores(const float* q, int head_dim, const uint16_t* keys, con
     V::F acc[N][J];
     for (int n = 0; n < N; n++)
       for (int j = 0; j < J; j++) acc[n][j] = V::set1(0.0f);
-    for (int d = 0; d < head_dim; d++)
+    for (int d = 0; d < head_dim; d += 2)
       for (int j = 0; j < J; j++) {
-        V::prefetch(next + d * 2 * kPage + (j0 + j) * 2 * kLanes);
-        V::F key = V::load_bf16(keys + d * kPage + (j0 + j) * kLanes);
-        for (int n = 0; n < N; n++) acc[n][j] = V::fma(V::set1(q[n * head_dim + d]), key, acc[n][j]);
+        const int at = d * kPage + (j0 + j) * 2 * kLanes;
+        V::prefetch(next + 2 * at), V::prefetch(next + 2 * at + 2 * kLanes);
+        const V::F even = V::even_bf16(keys + at), odd = V::odd_bf16(keys + at);
+        for (int n = 0; n < N; n++) acc[n][j] = V::fma(V::set1(q[n * head_dim + d]), even, acc[n][j]);
+        for (int n = 0; n < N; n++) acc[n][j] = V::fma(V::set1(q[n * head_dim + d + 1]), odd, acc[n][j]);
       }
     for (int n = 0; n < N; n++)
       for (int j = 0; j < J; j++) V::store(scores[n] + (j0 + j) * kLanes, V::mul(acc[n][j], V::set1(scale)));
@@ -57,17 +59,20 @@ inline float block_softmax(float* scores, int visible, float& top, float& sum) {
 }
 
 // out[head][d] = out * factor + sum over visible keys of p * value, for J vectors of d; values lie
-// [64][H] and start at the first d.
+// as [32][H][2] and start at the first d. What is not visible is not read: it may be anything.
 template <int N, int J>
 inline void block_values(const float (*p)[kPage], int visible, const uint16_t* values, int head_dim,
                          const float* factor, float* out) {
   V::F acc[N][J];
   for (int n = 0; n < N; n++)
     for (int j = 0; j < J; j++) acc[n][j] = V::mul(V::load(out + n * head_dim + j * kLanes), V::set1(factor[n]));
-  for (int key = 0; key < visible; key++)
+  for (int key = 0; key < visible; key += 2)
     for (int j = 0; j < J; j++) {
-      V::F v = V::load_bf16(values + key * head_dim + j * kLanes);
-      for (int n = 0; n < N; n++) acc[n][j] = V::fma(V::set1(p[n][key]), v, acc[n][j]);
+      const uint16_t* pair = values + key * head_dim + j * 2 * kLanes;
+      const V::F even = V::even_bf16(pair), odd = V::odd_bf16(pair);
+      for (int n = 0; n < N; n++) acc[n][j] = V::fma(V::set1(p[n][key]), even, acc[n][j]);
+      if (key + 1 == visible) continue;
+      for (int n = 0; n < N; n++) acc[n][j] = V::fma(V::set1(p[n][key + 1]), odd, acc[n][j]);
     }
   for (int n = 0; n < N; n++)
     for (int j = 0; j < J; j++) V::store(out + n * head_dim + j * kLanes, acc[n][j]);
@@ -145,8 +150,8 @@ inline void attend_part(const AttentionItem& item, const PartPages& pages, const
     const uint16_t* values = page[0] + H * kPage;
     int d = 0;
     for (; d + 2 * kLanes <= H; d += 2 * kLanes)
-      block_values<N, 2>(scores, visible, values + d, H, factor, gathered + d);
-    if (d < H) block_values<N, 1>(scores, visible, values + d, H, factor, gathered + d);
+      block_values<N, 2>(scores, visible, values + 2 * d, H, factor, gathered + d);
+    if (d < H) block_values<N, 1>(scores, visible, values + 2 * d, H, factor, gathered + d);
   }
   for (int n = 0; n < N; n++) {
     const Partial p{to + n * partial_floats(H), H};

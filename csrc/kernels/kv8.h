@@ -7,11 +7,6 @@ namespace {
 
 using namespace qwell;
 
-// 16 codes as fma(code, scale, centre), rounded to bf16.
-inline void unpack_codes(const uint8_t* codes, V::F scale, V::F centre, uint16_t* to) {
-  V::store_bf16(to, V::fma(V::load_i8(codes), scale, centre));
-}
-
 // R(64 index) bias
 inline void turn_bias(const KeyCentre& centre, int index, int head_dim, float* to) {
   const int half = head_dim / 2;
@@ -22,32 +17,46 @@ inline void turn_bias(const KeyCentre& centre, int index, int head_dim, float* t
   }
 }
 
+// 16 keys in row d of the codes: fma(code, scale, centre), with the centre a * cos -+ b * sin.
+struct KeyRow {
+  const uint8_t* codes;
+  const uint16_t* scales;
+  V::F at(int d, int i, V::F centre) const {
+    return V::fma(V::load_i8(codes + d * kPage + i), V::load_bf16(scales + d / 32 * kPage + i), centre);
+  }
+};
+
 inline void unpack_keys(const uint8_t* codes, const uint16_t* scales, const KeyCentre& centre, int index, int head_dim,
                         uint16_t* to) {
   const int half = head_dim / 2;
+  const KeyRow row{codes, scales};
   float turned[kMaxHeadDim];
   turn_bias(centre, index, head_dim, turned);
-  for (int low = 0; low < half; low++)
+  for (int low = 0; low < half; low += 2)
     for (int i = 0; i < kPage; i += kLanes) {
-      const int high = low + half;
-      const V::F cos = V::load(centre.slots + low * kPage + i), sin = V::load(centre.slots + high * kPage + i);
-      const V::F a = V::set1(turned[low]), b = V::set1(turned[high]);
-      unpack_codes(codes + low * kPage + i, V::load_bf16(scales + low / 32 * kPage + i),
-                   V::sub(V::mul(a, cos), V::mul(b, sin)), to + low * kPage + i);
-      unpack_codes(codes + high * kPage + i, V::load_bf16(scales + high / 32 * kPage + i),
-                   V::add(V::mul(b, cos), V::mul(a, sin)), to + high * kPage + i);
+      V::F lo[2], hi[2];
+      for (int d = low; d < low + 2; d++) {
+        const V::F cos = V::load(centre.slots + d * kPage + i), sin = V::load(centre.slots + (d + half) * kPage + i);
+        const V::F a = V::set1(turned[d]), b = V::set1(turned[d + half]);
+        lo[d - low] = row.at(d, i, V::sub(V::mul(a, cos), V::mul(b, sin)));
+        hi[d - low] = row.at(d + half, i, V::add(V::mul(b, cos), V::mul(a, sin)));
+      }
+      V::store_bf16_pairs(to + low * kPage + 2 * i, lo[0], lo[1]);
+      V::store_bf16_pairs(to + (low + half) * kPage + 2 * i, hi[0], hi[1]);
     }
 }
 
 inline void unpack_values(const uint8_t* codes, const uint16_t* scales, int head_dim, uint16_t* to) {
   const int groups = kv_groups(head_dim);
-  for (int key = 0; key < kPage; key++)
-    for (int d = 0; d < head_dim; d += kLanes) {
-      const uint32_t bits = uint32_t(scales[key * groups + d / 32]) << 16;
-      float scale;
-      std::memcpy(&scale, &bits, 4);
-      unpack_codes(codes + key * head_dim + d, V::set1(scale), V::set1(0.0f), to + key * head_dim + d);
-    }
+  const auto values = [&](int key, int d) {
+    const uint32_t bits = uint32_t(scales[key * groups + d / 32]) << 16;
+    float scale;
+    std::memcpy(&scale, &bits, 4);
+    return V::fma(V::load_i8(codes + key * head_dim + d), V::set1(scale), V::set1(0.0f));
+  };
+  for (int key = 0; key < kPage; key += 2)
+    for (int d = 0; d < head_dim; d += kLanes)
+      V::store_bf16_pairs(to + key * head_dim + 2 * d, values(key, d), values(key + 1, d));
 }
 
 void unpack_kv(const uint8_t* page, const KeyCentre& centre, int index, int head_dim, uint16_t* to) {

@@ -1,8 +1,13 @@
 // The tiled attention family over T's tiles and V's lanes: formula in kernels.h.
 //
-// An item is up to 32 query rows of one sequence and one kv head, all inside one window of 32
-// absolute positions, so all of them end in the same block of 64 keys. Keys and values of a block
-// are brought into pair order once and meet every head and row of the item.
+// An item is up to 64 query rows of one sequence and one kv head, all inside one page, so all of them
+// end in the same block of 64 keys. Its queries (rows of every head of the group) are packed to tiles
+// of 16. Tiles load keys and values straight from the pages; a few tiles of queries share each page.
+//
+// The work is a pipeline over units, a unit being one tile of queries against one page: while the
+// vector lanes make weights of the scores of unit u, the tile unit multiplies the scores of u + 1 and
+// the values of u - 1. Its products are dealt out between the rows of the softmax: tiles and lanes are
+// different parts of the processor and work at the same time.
 #pragma once
 
 #include "attention.h"
@@ -12,136 +17,341 @@ namespace {
 
 using namespace qwell;
 
-// Keys [H][64] as B: for every 32 of d, tiles of 16 keys, pairs along d.
-inline void pair_keys(const uint16_t* keys, int head_dim, uint8_t* to) {
-  for (int d = 0; d < (head_dim + 31) / 32 * 32; d += 2)
+inline constexpr int kTile = 16;    // rows of a tile
+inline constexpr int kSharing = 2;  // tiles of queries that meet a page together
+
+// 2^(score - top) in 16 lanes, by a polynomial good for bf16.
+inline V::F tile_exp2(V::F score, V::F top) {
+  const V::F y = V::sub(score, top), f = Bf16::fraction(y);
+  V::F p = V::fma(V::set1(0.0780244246f), f, V::set1(0.226067305f));
+  p = V::fma(p, f, V::set1(0.695833445f));
+  p = V::fma(p, f, V::set1(0.999925256f));
+  return Bf16::scale2(p, y);
+}
+
+// The pages of one part as right operands.
+struct TilePages {
+  const uint8_t *keys[kPart / kPage + 1], *values[kPart / kPage];
+  int count;
+};
+
+// The values of the item's last page with zeros for the keys behind it: what lies there is not of
+// this sequence, and 0 times it need not be 0.
+inline void copy_edge(const uint16_t* values, int visible, int head_dim, uint16_t* edge) {
+  const int pairs = visible / 2 * 2 * head_dim;
+  std::memcpy(edge, values, pairs * 2);
+  std::memset(edge + pairs, 0, (kPage * head_dim - pairs) * 2);
+  if (visible % 2)
+    for (int d = 0; d < 2 * head_dim; d += 2) edge[pairs + d] = values[pairs + d];
+}
+
+inline TilePages open_tile_part(const AttentionItem& item, const TileScratch& s, int part) {
+  const int end = item.first_position + item.rows, blocks = (end - 1) / kPage + 1;
+  const int first = part * (kPart / kPage), count = std::min(blocks - first, kPart / kPage);
+  TilePages pages;
+  pages.count = count;
+  for (int i = 0; i < count; i++) {
+    const uint16_t* page = open_page(item, first + i, i);
+    pages.keys[i] = reinterpret_cast<const uint8_t*>(page);
+    pages.values[i] = reinterpret_cast<const uint8_t*>(page + item.head_dim * kPage);
+  }
+  const bool more = !item.int8 && first + count < blocks;
+  pages.keys[count] = more ? item.pages[first + count] : pages.keys[count - 1];
+  if (first + count < blocks) return pages;
+  copy_edge(reinterpret_cast<const uint16_t*>(pages.values[count - 1]), (end - 1) % kPage + 1, item.head_dim, s.edge);
+  pages.values[count - 1] = reinterpret_cast<const uint8_t*>(s.edge);
+  return pages;
+}
+
+// One tile of queries against one page.
+struct TileUnit {
+  const uint8_t *q, *keys, *values;
+  float *out, *lanes, *top;
+  int rows, query;   // that count; the first one's number in the item
+  int slot;          // 0 or 1: which scores and weights
+  bool first, edge;  // page of the part; page of the item, not all rows see all of it
+};
+
+// Tiles [tile, tile + sharing) of an item against the pages of one part.
+struct TileWalk {
+  const AttentionItem& item;
+  const TileScratch& s;
+  const TilePages& pages;
+  const bool last;  // part of the item
+  const int tile, sharing, H = item.head_dim;
+  alignas(64) float rescale[2][kTile] = {}, top[kTile] = {};
+  uint32_t moved[2] = {};                       // rows whose top did, of the units in flight
+  float* pending[4] = {};                       // where sums in tiles 0 .. 3 go,
+  int64_t stride_of[4] = {};                    // bytes from row to row
+  TileUnit before = {}, now = {}, behind = {};  // units u - 1, u, u + 1
+  int score_slots = 0, value_slots = 0;         // of this unit
+
+  TileUnit unit_at(int u) const {
+    const int page = u / sharing, t = tile + u % sharing;
+    const int64_t query = int64_t(t) * kTile;
+    return {s.q + query * s.steps * 64,
+            pages.keys[page],
+            pages.values[page],
+            s.out + query * H,
+            s.lanes + query * kLanes,
+            s.top + query,
+            std::min(kTile, item.rows * item.group - int(query)),
+            int(query),
+            u % 2,
+            page == 0,
+            last && page + 1 == pages.count};
+  }
+
+  // Sums stay in tiles 0 .. 3 until their tile is wanted again: a store waits for the last product.
+  template <int j>
+  void retire() {
+    if (pending[j]) T::template store<j>(pending[j], stride_of[j]);
+    pending[j] = nullptr;
+  }
+  void flush() { retire<0>(), retire<1>(), retire<2>(), retire<3>(); }
+
+  // One product of the scores of unit `behind`: keys 16 j .. 16 j + 15 over 32 of d.
+  template <int j>
+  void score_slot(int step) {
+    constexpr int stride = kPage * 4, b = 5 + j % 3;
+    const uint8_t* keys = behind.keys + int64_t(step) * 4 * kTileBytes;
+    if ((step + 1) * 32 > H) {
+      if (j == 0) std::memcpy(s.tail, keys, 2 * kTileBytes);
+      keys = s.tail;
+    }
+    if (j == 0) T::template load<4>(behind.q + step * kTileBytes, 64);
+    if (step == 0) retire<j>(), T::template zero<j>();
+    T::template load<b>(keys + 64 * j, stride), T::template dot<j, 4, b>();
+    if (step + 1 == s.steps) pending[j] = s.scores[behind.slot][0] + kLanes * j, stride_of[j] = stride;
+  }
+
+  // One product of the values of unit `before`: 16 of d over half of the keys.
+  template <int j>
+  void value_slot(int column, int half) {
+    constexpr int b = 5 + j % 3;
+    const int stride = H * 4;
+    float* out = before.out + column + kLanes * j;
+    if (half == 0) retire<j>();
+    if (column + kLanes * j >= H) return;
+    if (j == 0) T::template load<4>(s.p + (before.slot * 2 + half) * kTileBytes, 64);
+    if (half == 0) {
+      if (before.first) T::template zero<j>();
+      else T::template load<j>(out, stride);
+    }
+    T::template load<b>(before.values + int64_t(half) * kPage * H + column * 4 + 64 * j, stride);
+    T::template dot<j, 4, b>();
+    if (half == 1) pending[j] = out, stride_of[j] = stride;
+  }
+
+  template <int j>
+  void slot(int k) {
+    if (k < score_slots) return score_slot<j>(k / 4);
+    k -= score_slots;
+    if (k == 0) rescale_out();
+    value_slot<j>(k / 8 * 64, k / 4 % 2);
+  }
+  void slot(int k) {
+    switch (k % 4) {
+      case 0: return slot<0>(k);
+      case 1: return slot<1>(k);
+      case 2: return slot<2>(k);
+      case 3: return slot<3>(k);
+    }
+  }
+
+  // What was gathered before counts for less where the top moved.
+  void rescale_out() {
+    uint32_t left = moved[before.slot];
+    if (left || score_slots == 0) flush();
+    for (; left; left &= left - 1) {
+      const int r = __builtin_ctz(left);
+      const V::F by = V::set1(rescale[before.slot][r]);
+      float* out = before.out + r * H;
+      for (int d = 0; d < H; d += kLanes) V::store(out + d, V::mul(V::load(out + d), by));
+    }
+  }
+
+  // Keys of the item's last page that a query sees.
+  int seen(int row) const { return item.first_position % kPage + (now.query + row) % item.rows + 1; }
+  static uint16_t seen_bits(int j, int seen) {
+    return uint16_t(seen - j >= kLanes ? 0xffff : seen > j ? (1 << (seen - j)) - 1 : 0);
+  }
+  V::F most(int r) const {
+    const float* score = s.scores[now.slot][r];
+    const auto at = [&](int j) {
+      return now.edge ? V::allow(V::load(score + j), seen_bits(j, seen(r))) : V::load(score + j);
+    };
+    return V::max(V::max(at(0), at(kLanes)), V::max(at(2 * kLanes), at(3 * kLanes)));
+  }
+
+  // New tops of the unit from its scores, and what they make of the old sums.
+  void tops() {
+    const V::F block = Bf16::ceil(Bf16::max_rows([&](int r) { return most(r); }, now.rows));
+    const V::F old = V::load(now.top), next = now.first ? block : V::max(old, block);
+    V::store(now.top, next), V::store(top, next);
+    moved[now.slot] = now.first ? 0 : Bf16::differ(old, next) & ((1u << now.rows) - 1);
+    V::store(rescale[now.slot], Bf16::scale2(V::set1(1.0f), V::sub(old, next)));
+  }
+
+  // Weights of one row of the unit from its scores, and their sums.
+  void weights(int r) const {
+    const float* score = s.scores[now.slot][r];
+    float* lanes = now.lanes + r * kLanes;
+    V::F sum = now.first ? V::set1(0.0f) : V::mul(V::load(lanes), V::set1(rescale[now.slot][r])), p[kVectors];
     for (int j = 0; j < kVectors; j++) {
-      uint16_t* pair = reinterpret_cast<uint16_t*>(to + (d / 32 * kVectors + j) * kTileBytes) + d % 32 * kLanes;
-      if (d < head_dim) Bf16::zip(pair, keys + d * kPage + j * kLanes, keys + (d + 1) * kPage + j * kLanes);
-      else std::memset(pair, 0, 64);
+      p[j] = tile_exp2(V::load(score + j * kLanes), V::set1(top[r]));
+      if (now.edge) p[j] = Bf16::keep(p[j], seen_bits(j * kLanes, seen(r)));
+      sum = V::add(sum, p[j]);
     }
-}
+    V::store(lanes, sum);
+    uint16_t* to = reinterpret_cast<uint16_t*>(s.p + now.slot * 2 * kTileBytes) + r * 32;
+    Bf16::store32(to, p[0], p[1]), Bf16::store32(to + kTileBytes / 2, p[2], p[3]);
+  }
 
-// Values [64][H] as B: for each half of the keys, tiles of 16 of d, pairs along keys. Keys from
-// `visible` on count as zero: what lies there is not of this sequence.
-inline void pair_values(const uint16_t* values, int head_dim, int visible, uint8_t* to) {
-  static constexpr uint16_t kNothing[kLanes] = {};
-  for (int key = 0; key < kPage; key += 2)
-    for (int j = 0; j < head_dim / kLanes; j++) {
-      const uint16_t* row = values + key * head_dim + j * kLanes;
-      uint8_t* tile = to + (key / 32 * (head_dim / kLanes) + j) * kTileBytes;
-      Bf16::zip(reinterpret_cast<uint16_t*>(tile) + key % 32 * kLanes, key < visible ? row : kNothing,
-                key + 1 < visible ? row + head_dim : kNothing);
+  void prefetch(const uint8_t* next, int row) const {
+    const int lines = H * 4, begin = lines * row / now.rows, end = lines * (row + 1) / now.rows;
+    for (int i = begin; i < end; i++) V::prefetch(next + i * 64);
+  }
+
+  void run() {
+    const int count = pages.count * sharing, scores = 4 * s.steps, values = (H + 63) / 64 * 8;
+    behind = unit_at(0), score_slots = scores;
+    for (int k = 0; k < scores; k++) slot(k);
+    flush();
+    for (int u = 0; u < count; u++) {
+      before = now, now = behind, behind = unit_at(std::min(u + 1, count - 1));
+      score_slots = u + 1 < count ? scores : 0, value_slots = u > 0 ? values : 0;
+      unit(tile == 0 && u % sharing == 0 ? pages.keys[u / sharing + 1] : nullptr);
     }
-}
-
-inline void tile_scores(const uint8_t* q, const uint8_t* keys, int steps, float (*scores)[kPage]) {
-  constexpr int bytes = kPage * 4;
-  T::template zero<0>(), T::template zero<1>(), T::template zero<2>(), T::template zero<3>();
-  for (int s = 0; s < steps; s++, q += kStepBytes, keys += kVectors * kTileBytes) {
-    T::template load<4>(q, 64);
-    T::template load<5>(keys, 64), T::template dot<0, 4, 5>();
-    T::template load<6>(keys + kTileBytes, 64), T::template dot<1, 4, 6>();
-    T::template load<5>(keys + 2 * kTileBytes, 64), T::template dot<2, 4, 5>();
-    T::template load<6>(keys + 3 * kTileBytes, 64), T::template dot<3, 4, 6>();
+    before = now, score_slots = 0;
+    for (int k = 0; k < values; k++) slot(k);
+    flush();
   }
-  T::template store<0>(scores[0], bytes), T::template store<1>(scores[0] + kLanes, bytes);
-  T::template store<2>(scores[0] + 2 * kLanes, bytes), T::template store<3>(scores[0] + 3 * kLanes, bytes);
-}
 
-// out[16][H] += p v, two tiles of d at a time where there are two.
-inline void tile_values(const uint8_t* p, const uint8_t* values, int head_dim, float* out) {
-  const int columns = head_dim / kLanes, bytes = head_dim * 4;
-  T::template load<4>(p, 64), T::template load<5>(p + kTileBytes, 64);
-  const uint8_t* late = values + columns * kTileBytes;  // keys 32 .. 63
-  for (int j = 0; j < columns; j += 2, out += 2 * kLanes, values += kStepBytes, late += kStepBytes) {
-    const bool two = j + 1 < columns;
-    T::template load<0>(out, bytes), T::template load<6>(values, 64), T::template dot<0, 4, 6>();
-    if (two) T::template load<1>(out + kLanes, bytes), T::template load<7>(values + kTileBytes, 64);
-    if (two) T::template dot<1, 4, 7>();
-    T::template load<6>(late, 64), T::template dot<0, 5, 6>(), T::template store<0>(out, bytes);
-    if (!two) continue;
-    T::template load<7>(late + kTileBytes, 64), T::template dot<1, 5, 7>();
-    T::template store<1>(out + kLanes, bytes);
+  // The unit's weights, with the products of its neighbours between them.
+  void unit(const uint8_t* next) {
+    tops();
+    const int slots = score_slots + value_slots;
+    for (int r = 0, due = 0, k = 0; r < now.rows; r++) {
+      weights(r);
+      for (due += slots; due >= now.rows; due -= now.rows) slot(k++);
+      if (next) prefetch(next, r);
+    }
+    if (value_slots == 0) flush();
   }
+};
+
+inline void run_tile_part(const AttentionItem& item, const TileScratch& s, const TilePages& pages, int part) {
+  const int tiles = (item.rows * item.group + kTile - 1) / kTile;
+  const bool last = (item.first_position + item.rows - 1) / kPart == part;
+  for (int tile = 0; tile < tiles; tile += kSharing)
+    TileWalk{item, s, pages, last, tile, std::min(kSharing, tiles - tile)}.run();
 }
 
-// One block of keys for rows [0, rows) of one head, up to 16. `visible` is of row 0, the others
-// see one key more each; 64 at most.
-inline void attend_tile(const TileScratch& s, const uint8_t* q, int rows, int visible, int head_dim, float* top,
-                        float* sum, float* out) {
-  const V::F scale = V::set1(1.0f / std::sqrt(float(head_dim)));
-  tile_scores(q, s.keys, s.steps, s.scores);
-  for (int r = 0; r < rows; r++) {
-    for (int j = 0; j < kPage; j += kLanes) V::store(s.scores[r] + j, V::mul(V::load(s.scores[r] + j), scale));
-    const V::F factor = V::set1(block_softmax(s.scores[r], std::min(visible + r, kPage), top[r], sum[r]));
-    for (int j = 0; j < kVectors; j++)
-      Bf16::store(reinterpret_cast<uint16_t*>(s.p + j / 2 * kTileBytes + r * 64) + j % 2 * kLanes,
-                  V::load(s.scores[r] + j * kLanes));
-    for (int d = 0; d < head_dim; d += kLanes)
-      V::store(out + r * head_dim + d, V::mul(V::load(out + r * head_dim + d), factor));
-  }
-  tile_values(s.p, s.values, head_dim, out);
+inline bool is_finite(const float* x, int n) {
+  V::F zeros = V::set1(0.0f);
+  for (int i = 0; i < n; i += kLanes) zeros = V::fma(V::load(x + i), V::set1(0.0f), zeros);
+  return V::sum(zeros) == 0.0f;
 }
 
-inline void begin_item(const AttentionItem& item, const TileScratch& s) {
+// Queries by head, then by row, in the unit of the scores: log2(e) / sqrt(H). One with a number that is not finite is
+// NaN throughout, or its scores could be -infinity, which counts as a key that weighs nothing.
+inline void pack_queries(const AttentionItem& item, const TileScratch& s) {
   const int H = item.head_dim;
-  for (int head = 0; head < item.group; head++)
-    for (int r = 0; r < item.rows; r++) {
-      pack_tiles(item.q + r * item.stride + head * H, 0, H, r, 1, kTileRows,
-                 s.q + head * tile_input_bytes(kTileRows, H));
-      s.top[head * kTileRows + r] = -INFINITY, s.sum[head * kTileRows + r] = 0.0f;
-    }
-  std::memset(s.out, 0, int64_t(item.group) * kTileRows * H * 4);
+  const V::F unit = V::set1(1.44269504f / std::sqrt(float(H)));
+  for (int i = 0; i < item.rows * item.group; i++) {
+    const float* q = item.q + i % item.rows * item.stride + i / item.rows * H;
+    uint8_t* to = s.q + (int64_t(i) / kTile * s.steps * kTile + i % kTile) * 64;
+    const bool finite = is_finite(q, H);
+    const auto at = [&](int d) { return d < H ? V::mul(V::load(q + d), unit) : V::set1(0.0f); };
+    for (int d = 0; d < H; d += 32, to += kTileBytes)
+      if (finite) Bf16::store32(reinterpret_cast<uint16_t*>(to), at(d), at(d + kLanes));
+      else std::memset(to, 0xff, 64);
+  }
+  if (H % 32) std::memset(s.tail, 0, 4 * kTileBytes);
 }
 
-inline void end_item(const AttentionItem& item, const TileScratch& s) {
-  const int H = item.head_dim;
-  for (int head = 0; head < item.group; head++)
-    for (int r = 0; r < item.rows; r++) {
-      const int at = head * kTileRows + r;
-      for (int d = 0; d < H; d += kLanes)
-        V::store(item.out + r * item.stride + head * H + d,
-                 V::div(V::load(s.out + int64_t(at) * H + d), V::set1(s.sum[at])));
-    }
+// Query i's results of the part that was run last.
+inline void take_part(const TileScratch& s, int i, const Partial& to) {
+  std::memcpy(to.out, s.out + int64_t(i) * to.H, to.H * sizeof(float));
+  to.top() = s.top[i], to.sum() = V::sum(V::load(s.lanes + int64_t(i) * kLanes));
+}
+
+// `total` takes up `part`; a total without parts takes it as it is.
+inline void merge_tiled(const Partial& total, const Partial& part, bool first) {
+  if (first) return void(std::memcpy(total.out, part.out, partial_floats(total.H) * sizeof(float)));
+  const float next = part.top() > total.top() ? part.top() : total.top();
+  alignas(64) float a[kLanes], b[kLanes];
+  V::store(a, Bf16::scale2(V::set1(1.0f), V::set1(total.top() - next)));
+  V::store(b, Bf16::scale2(V::set1(1.0f), V::set1(part.top() - next)));
+  total.sum() = std::fma(total.sum(), a[0], part.sum() * b[0]);
+  for (int d = 0; d < total.H; d += kLanes)
+    V::store(total.out + d,
+             V::fma(V::load(total.out + d), V::set1(a[0]), V::mul(V::load(part.out + d), V::set1(b[0]))));
+  total.top() = next;
 }
 
 // Whether the values that some rows of the item see and others do not are numbers: only then is
-// p = 0 enough to hide them.
-inline bool hidden_are_finite(const AttentionItem& item) {
-  const int H = item.head_dim, first = item.first_position % kPage + 1;
-  const uint16_t* values = open_page(item, item.first_position / kPage, 0) + H * kPage;
+// p = 0 enough to hide them. They lie in the edge.
+inline bool hidden_are_finite(const AttentionItem& item, const uint16_t* edge) {
+  const int first = item.first_position % kPage + 1, H = item.head_dim;
   V::F not_finite = V::set1(0.0f);
-  for (int i = first * H; i < (first + item.rows - 1) * H; i += kLanes)
-    not_finite = V::fma(V::load_bf16(values + i), V::set1(0.0f), not_finite);
+  for (int key = first / 2 * 2; key < first + item.rows - 1; key += 2)
+    for (int d = 0; d < H; d += kLanes) {
+      const uint16_t* pair = edge + key * H + 2 * d;
+      not_finite = V::fma(V::even_bf16(pair), V::set1(0.0f), not_finite);
+      not_finite = V::fma(V::odd_bf16(pair), V::set1(0.0f), not_finite);
+    }
   return V::sum(not_finite) == 0.0f;
 }
 
+inline void attend_row_by_row(const AttentionItem& item, uint8_t* memory);
+
 void attention_tiles(const AttentionItem& item, uint8_t* memory) {
-  const int H = item.head_dim, last = item.first_position / kPage;
-  if (item.rows > 1 && !hidden_are_finite(item)) {  // one by one: a row must not meet what it does not see
-    for (int r = 0; r < item.rows; r++) {
-      AttentionItem one = item;
-      one.q += r * item.stride, one.out += r * item.stride, one.rows = 1, one.first_position += r;
-      attention_tiles(one, memory);
+  const TileScratch s(memory, item.group, item.head_dim);
+  const int H = item.head_dim, last = (item.first_position + item.rows - 1) / kPart;
+  pack_queries(item, s);
+  alignas(64) float result[kMaxHeadDim + kLanes];
+  for (int part = 0; part <= last; part++) {
+    const TilePages pages = open_tile_part(item, s, part);
+    if (part == last && item.rows > 1 && !hidden_are_finite(item, s.edge)) return attend_row_by_row(item, memory);
+    run_tile_part(item, s, pages, part);
+    for (int i = 0; i < item.rows * item.group; i++) {
+      const Partial total{s.totals + int64_t(i) * partial_floats(H), H};
+      take_part(s, i, {result, H});
+      merge_tiled(total, {result, H}, part == 0);
+      if (part == last) normalize(total, item.out + i % item.rows * item.stride + i / item.rows * H);
     }
-    return;
   }
-  const TileScratch s(memory, item.group, H);
-  begin_item(item, s);
-  for (int b = 0; b <= last; b++) {
-    const int visible = b < last ? kPage : item.first_position % kPage + 1;
-    const uint16_t* page = open_page(item, b, 0);
-    pair_keys(page, H, s.keys);
-    pair_values(page + H * kPage, H, std::min(visible + item.rows - 1, kPage), s.values);
-    for (int head = 0; head < item.group; head++)
-      for (int r = 0; r < item.rows; r += 16) {
-        const int at = head * kTileRows + r;
-        attend_tile(s, s.q + head * tile_input_bytes(kTileRows, H) + r / 16 * kTileBytes, std::min(16, item.rows - r),
-                    visible + r, H, s.top + at, s.sum + at, s.out + int64_t(at) * H);
-      }
+}
+
+// A row must not meet what it does not see.
+inline void attend_row_by_row(const AttentionItem& item, uint8_t* memory) {
+  for (int r = 0; r < item.rows; r++) {
+    AttentionItem one = item;
+    one.q += r * item.stride, one.out += r * item.stride, one.rows = 1, one.first_position += r;
+    attention_tiles(one, memory);
   }
-  end_item(item, s);
+}
+
+void attention_tiles_part(const AttentionItem& item, int part, uint8_t* memory, float* to) {
+  AttentionItem row = item;
+  row.rows = 1;
+  const TileScratch s(memory, item.group, item.head_dim);
+  pack_queries(row, s);
+  run_tile_part(row, s, open_tile_part(row, s, part), part);
+  for (int head = 0; head < item.group; head++)
+    take_part(s, head, {to + head * partial_floats(item.head_dim), item.head_dim});
+}
+
+void attention_tiles_merge(const AttentionItem& item, float* parts, int count) {
+  const int H = item.head_dim, step = partial_floats(H);
+  for (int head = 0; head < item.group; head++) {
+    const Partial total{parts + head * step, H};
+    for (int part = 1; part < count; part++)
+      merge_tiled(total, {parts + (int64_t(part) * item.group + head) * step, H}, false);
+    normalize(total, item.out + head * H);
+  }
 }
 
 }  // namespace

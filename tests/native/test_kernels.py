@@ -11,7 +11,7 @@ import pytest
 from qwell import _core
 from qwell.checkpoint.blocks import Codes
 from qwell.native.pack import BITS, pack_codes, pack_floats
-from tests.native.bits import assert_same_bits, raw
+from tests.native.bits import assert_same_bits, lay_page, raw
 
 F32 = np.float32
 ISAS = _core.isa_available()[1:]
@@ -219,15 +219,10 @@ def test_attention(head_dim: int, group: int, rows: int, first: int) -> None:
     total = first + rows
     pages = -(-total // 64)
     keys, values = (to_bf16(rng.standard_normal((pages * 64, head_dim)) * 2) for _ in range(2))
-    memory = np.empty((pages, 2, head_dim * 64), np.uint16)
-    for p in range(pages):
-        memory[p, 0] = keys[p * 64 : p * 64 + 64].T.reshape(-1)
-        memory[p, 1] = values[p * 64 : p * 64 + 64].reshape(-1)
     # What lies behind the last key must not be read into any result: NaN shows it.
-    last = memory[-1].reshape(2, -1)
-    used = total - (pages - 1) * 64
-    last[0].reshape(head_dim, 64)[:, used:] = 0x7FC0
-    last[1].reshape(64, head_dim)[used:] = 0x7FC0
+    keys[total:] = values[total:] = 0x7FC0
+    pairs = [lay_page(keys[p : p + 64], values[p : p + 64]) for p in range(0, pages * 64, 64)]
+    memory = np.stack(pairs)
     q = rng.standard_normal((rows, group * head_dim), F32)
 
     def run(isa: str):

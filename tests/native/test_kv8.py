@@ -9,7 +9,7 @@ import pytest
 
 from qwell import _core
 from qwell.model.weights import Rope
-from tests.native.bits import F32, assert_same_bits, raw
+from tests.native.bits import F32, assert_same_bits, raw, read_page
 from tests.native.talks import MAX_ROWS, Reader, Talk, poisonable, read_alone, read_in_chunks
 from tests.native.test_kernels import to_bf16
 from tests.native.tiny import open_native
@@ -80,8 +80,8 @@ def unpacked(isa: str, cache: _core.KvCache, head_dim: int) -> tuple[F32, F32]:
     for page in range(cache.pages):
         got = np.empty(2 * 64 * head_dim, np.uint16)
         _core.cache_unpack(isa, cache, page, got)
-        keys.append(widen(got[: 64 * head_dim]).reshape(head_dim, 64).T)
-        values.append(widen(got[64 * head_dim :]).reshape(64, head_dim))
+        for found, part in zip((keys, values), read_page(got, head_dim), strict=True):
+            found.append(widen(part))
     return np.concatenate(keys), np.concatenate(values)
 
 
@@ -160,3 +160,16 @@ def test_one_answer(isa: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     while reader.done[0] < len(talk.ids):
         reader.step({0: 1, 1: 1} if reader.done[1] < 70 else {0: 1})
     assert_same_bits(reader.logits(0), want)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_key_that_is_not_finite_is_nan_throughout(bad: float) -> None:
+    """In bf16 pages: infinity alone could make its score -infinity, which weighs nothing."""
+    cache = _core.KvCache(1, 1, 16, 1, np.empty(0, np.float32), freq(16))
+    key = np.ones(16, np.float32)
+    _core.cache_write(cache, 5, key, key)
+    key[3] = bad
+    _core.cache_write(cache, 6, key, key)
+    keys, values = read_page(np.frombuffer(_core.cache_page(cache, 0), np.uint16), 16)
+    assert np.isnan(widen(keys[6])).all() and (widen(keys[5]) == 1).all()
+    assert np.isfinite(widen(values[6])).sum() == 15

@@ -12,7 +12,7 @@ import pytest
 from qwell import _core
 from qwell.checkpoint.blocks import Codes
 from qwell.native.pack import BITS, pack_codes, pack_floats
-from tests.native.bits import raw
+from tests.native.bits import lay_page, raw
 from tests.native.test_kernels import packed, random_codes, to_bf16
 
 F32 = np.float32
@@ -172,14 +172,10 @@ def test_sums_that_vanish(isa: str) -> None:
 
 def pages_of(keys: np.ndarray, values: np.ndarray, total: int) -> np.ndarray:
     """bf16 [pages * 64, H] twice, as the cache lays them; NaN behind `total` keys."""
-    size, head_dim = keys.shape
+    size = len(keys)
     keys, values = keys.copy(), values.copy()
     keys[total:] = values[total:] = 0x7FC0
-    memory = np.empty((size // 64, 2, head_dim * 64), np.uint16)
-    for p in range(size // 64):
-        memory[p, 0] = keys[p * 64 : p * 64 + 64].T.reshape(-1)
-        memory[p, 1] = values[p * 64 : p * 64 + 64].reshape(-1)
-    return memory
+    return np.stack([lay_page(keys[p : p + 64], values[p : p + 64]) for p in range(0, size, 64)])
 
 
 def attend(isa: str, q: np.ndarray, memory: np.ndarray, head_dim: int, first: int) -> np.ndarray:
@@ -208,18 +204,88 @@ def test_attention(head_dim: int, group: int, rows: int, first: int) -> None:
     q = rng.standard_normal((rows, group * head_dim), F32)
     got = attend("emulated-scalar", q, memory, head_dim, first)
     k, v = ((a.astype(np.uint32) << 16).view(F32).astype(np.float64) for a in (keys, values))
+    unit = F32(np.log2(np.e)) / np.sqrt(F32(head_dim))
     for r in range(rows):
         seen = first + r + 1
         for h in range(group):
             part = slice(h * head_dim, (h + 1) * head_dim)
-            s = k[:seen] @ bf16(q[r, part]).astype(np.float64) / np.sqrt(head_dim)
-            p = np.exp(s - s.max())
+            s = k[:seen] @ bf16(q[r, part] * unit).astype(np.float64)
+            p = np.exp2(s - s.max())
             bound = p @ np.abs(v[:seen]) / p.sum() * 2.0**-8  # p in bf16, and a little
             assert (np.abs(got[r, part] - p @ v[:seen] / p.sum()) <= bound).all()
     for isa in TILED[1:]:
         np.testing.assert_array_equal(attend(isa, q, memory, head_dim, first), got, err_msg=isa)
     alone = [attend("emulated", q[r : r + 1], memory, head_dim, first + r) for r in range(rows)]
     np.testing.assert_array_equal(np.concatenate(alone), got)
+
+
+@pytest.mark.parametrize("head_dim", range(16, 257, 16))
+def test_every_head_dim_and_group(head_dim: int) -> None:
+    """Plain loops, lanes and instructions agree at the borders of tiles, pages and parts."""
+    rng = np.random.default_rng(head_dim)
+    for first, rows in ((0, 1), (63, 3), (1020, 7)):
+        group = int(rng.integers(1, 9))
+        keys, values = (to_bf16(rng.standard_normal((1088, head_dim)) * 2) for _ in range(2))
+        memory = pages_of(keys, values, first + rows)
+        q = rng.standard_normal((rows, group * head_dim), F32)
+        want = attend("emulated-scalar", q, memory, head_dim, first)
+        assert np.isfinite(want).all()
+        for isa in TILED[1:]:
+            np.testing.assert_array_equal(attend(isa, q, memory, head_dim, first), want)
+
+
+@pytest.mark.parametrize("group", range(1, 9))
+def test_a_row_is_the_same_alone(group: int) -> None:
+    """Whatever window it shares, across pages and parts; NaN in the slots behind."""
+    rng = np.random.default_rng(group)
+    first, rows, head_dim = 1024 - 70, 140, 32
+    keys, values = (to_bf16(rng.standard_normal((1152, head_dim)) * 2) for _ in range(2))
+    q = rng.standard_normal((rows, group * head_dim), F32)
+    for isa in TILED[1:]:
+        want = attend(isa, q, pages_of(keys, values, first + rows), head_dim, first)
+        for r in (0, 1, 5, 69, 70, 71, 133, 139):
+            memory = pages_of(keys, values, first + r + 1)
+            alone = attend(isa, q[r : r + 1], memory, head_dim, first + r)
+            np.testing.assert_array_equal(alone[0], want[r])
+
+
+@pytest.mark.parametrize("scale", [1e-30, 30.0, 1e4, 1e12])
+def test_scores_of_every_size(scale: float) -> None:
+    """Weights that vanish on the way, tops that rise late: finite, and equal by every path."""
+    rng = np.random.default_rng(7)
+    keys, values = (to_bf16(rng.standard_normal((1152, 64))) for _ in range(2))
+    keys[1100:] = to_bf16(rng.standard_normal((52, 64)) * 9)
+    q = (rng.standard_normal((50, 192)) * scale).astype(F32)
+    memory = pages_of(keys, values, 1150)
+    want = attend("emulated-scalar", q, memory, 64, 1100)
+    assert np.isfinite(want).all()
+    for isa in TILED[1:]:
+        np.testing.assert_array_equal(attend(isa, q, memory, 64, 1100), want)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_query_that_is_not_finite(bad: float) -> None:
+    rng = np.random.default_rng(8)
+    keys, values = (to_bf16(rng.standard_normal((64, 64))) for _ in range(2))
+    q = rng.standard_normal((20, 128), F32)
+    q[3, 70] = bad
+    for isa in TILED:
+        got = attend(isa, q, pages_of(keys, values, 60), 64, 40)
+        assert np.isnan(got[3, 64:]).all()
+        got[3, 64:] = 0
+        assert np.isfinite(got).all()
+
+
+def test_a_key_that_is_not_finite() -> None:
+    """Seen or not: the rows before it do not know of it."""
+    rng = np.random.default_rng(9)
+    keys, values = (to_bf16(rng.standard_normal((64, 64))) for _ in range(2))
+    keys[50] = 0x7FC0
+    q = rng.standard_normal((20, 128), F32)
+    for isa in TILED:
+        got = attend(isa, q, pages_of(keys, values, 60), 64, 40)
+        assert np.isfinite(got[:10]).all()
+        assert np.isnan(got[10:]).all()
 
 
 @pytest.mark.parametrize("bad", [0x7FC0, 0x7F80])

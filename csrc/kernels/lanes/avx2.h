@@ -101,14 +101,28 @@ struct V {
   static F load_f16(const void* p) { return {_mm256_cvtph_ps(load128(p)), _mm256_cvtph_ps(load128(p, 1))}; }
   static __m256 widen_bf16(__m128i h) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16)); }
   static F load_bf16(const void* p) { return {widen_bf16(load128(p)), widen_bf16(load128(p, 1))}; }
-  static __m256i round_bf16(__m256 x) {
+  // Of sixteen pairs the first of each, and the second of each.
+  static __m256i pairs(const void* p, int i) { return _mm256_loadu_si256(static_cast<const __m256i*>(p) + i); }
+  static F even_bf16(const void* p) {
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(pairs(p, 0), 16)),
+            _mm256_castsi256_ps(_mm256_slli_epi32(pairs(p, 1), 16))};
+  }
+  static F odd_bf16(const void* p) {
+    const __m256i upper = _mm256_set1_epi32(int32_t(0xffff0000));
+    return {_mm256_castsi256_ps(_mm256_and_si256(pairs(p, 0), upper)),
+            _mm256_castsi256_ps(_mm256_and_si256(pairs(p, 1), upper))};
+  }
+  static __m256i round_bf16(__m256 x) {  // in the upper half of each lane
     const __m256i bits = _mm256_castps_si256(x),
                   odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    return _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
+    return _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
   }
-  static void store_bf16(uint16_t* p, F x) {
-    const __m256i mixed = _mm256_packus_epi32(round_bf16(x.a), round_bf16(x.b));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(mixed, 0xd8));
+  static __m256i zip_bf16(__m256 even, __m256 odd) {
+    return _mm256_blend_epi16(_mm256_srli_epi32(round_bf16(even), 16), round_bf16(odd), 0xaa);
+  }
+  static void store_bf16_pairs(uint16_t* p, F even, F odd) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), zip_bf16(even.a, odd.a));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p) + 1, zip_bf16(even.b, odd.b));
   }
   static F load_i8(const void* p) {
     __m128i bytes = load128(p);

@@ -64,10 +64,17 @@ struct V {
     I wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
   }
-  static void store_bf16(uint16_t* p, F a) {
+  // Of sixteen pairs the first of each, and the second of each.
+  static F even_bf16(const void* p) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16)); }
+  static F odd_bf16(const void* p) {
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), set1i(int32_t(0xffff0000))));
+  }
+  static I round_bf16(F a) {  // in the upper half of each lane
     const I bits = _mm512_castps_si512(a), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), set1i(1));
-    const I rounded = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(bits, set1i(0x7fff)), odd), 16);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(rounded));
+    return _mm512_add_epi32(_mm512_add_epi32(bits, set1i(0x7fff)), odd);
+  }
+  static void store_bf16_pairs(uint16_t* p, F even, F odd) {
+    _mm512_storeu_si512(p, _mm512_mask_mov_epi16(_mm512_srli_epi32(round_bf16(even), 16), 0xaaaaaaaa, round_bf16(odd)));
   }
   static F load_i8(const void* p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))));

@@ -20,6 +20,20 @@ struct Bf16 {
   static void zip(uint16_t* p, const uint16_t* even, const uint16_t* odd) {
     _mm512_storeu_si512(p, _mm512_or_si512(widen(even), _mm512_slli_epi32(widen(odd), 16)));
   }
+  static void store32(uint16_t* p, V::F low, V::F high) {
+    _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+  }
+  static V::F ceil(V::F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC); }
+  static V::F fraction(V::F a) { return _mm512_reduce_ps(a, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
+  template <typename Row>
+  static V::F max_rows(Row row, int count) {
+    alignas(64) float most[16] = {};
+    for (int r = 0; r < count; r++) most[r] = V::hmax(row(r));
+    return V::load(most);
+  }
+  static V::F scale2(V::F a, V::F n) { return _mm512_scalef_ps(a, n); }
+  static uint32_t differ(V::F a, V::F b) { return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ); }
+  static V::F keep(V::F a, uint16_t bits) { return _mm512_maskz_mov_ps(bits, a); }
   template <int J>
   static V::F byte(V::B u) {
     const __m512i moved = _mm512_srli_epi32(u, 8 * J);

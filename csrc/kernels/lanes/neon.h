@@ -79,11 +79,17 @@ struct V {
   static const uint16_t* words(const void* p) { return static_cast<const uint16_t*>(p); }
   static F load_f16(const void* p) { EACH(F, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(words(p) + 4 * i)))); }
   static F load_bf16(const void* p) { EACH(F, vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(words(p) + 4 * i), 16))); }
-  static void store_bf16(uint16_t* p, F a) {
-    for (int i = 0; i < 4; i++) {
-      const uint32x4_t bits = vreinterpretq_u32_f32(a.v[i]), odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
-      vst1_u16(p + 4 * i, vshrn_n_u32(vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), odd), 16));
-    }
+  // Of sixteen pairs the first of each, and the second of each.
+  static uint32x4_t pairs(const void* p, int i) { return vreinterpretq_u32_u16(vld1q_u16(words(p) + 8 * i)); }
+  static F even_bf16(const void* p) { EACH(F, vreinterpretq_f32_u32(vshlq_n_u32(pairs(p, i), 16))); }
+  static F odd_bf16(const void* p) { EACH(F, vreinterpretq_f32_u32(vandq_u32(pairs(p, i), vdupq_n_u32(0xffff0000)))); }
+  static uint32x4_t round_bf16(float32x4_t x) {  // in the upper half of each lane
+    const uint32x4_t bits = vreinterpretq_u32_f32(x), odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+    return vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), odd);
+  }
+  static void store_bf16_pairs(uint16_t* p, F even, F odd) {
+    for (int i = 0; i < 4; i++)
+      vst1q_u16(p + 8 * i, vreinterpretq_u16_u32(vsriq_n_u32(round_bf16(odd.v[i]), round_bf16(even.v[i]), 16)));
   }
   static F load_i8(const void* p) {
     const int8x16_t bytes = vld1q_s8(static_cast<const int8_t*>(p));

@@ -91,13 +91,25 @@ struct V {
     }
     return r;
   }
-  // rounded to nearest even; a NaN must have its low 16 bits clear
-  static void store_bf16(uint16_t* p, F a) {
-    for (int i = 0; i < 16; i++) {
-      uint32_t bits;
-      std::memcpy(&bits, &a.v[i], 4);
-      p[i] = uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-    }
+  // Of sixteen pairs the first of each, and the second of each.
+  static F even_bf16(const void* p) { return of_pairs(p, 16, 0xffffffff); }
+  static F odd_bf16(const void* p) { return of_pairs(p, 0, 0xffff0000); }
+  static F of_pairs(const void* p, int shift, uint32_t mask) {
+    uint32_t pair[16];
+    std::memcpy(pair, p, 64);
+    for (int i = 0; i < 16; i++) pair[i] = pair[i] << shift & mask;
+    F r;
+    std::memcpy(r.v, pair, 64);
+    return r;
+  }
+  // p[2i] = even[i], p[2i + 1] = odd[i], rounded to nearest even; a NaN must have its low 16 bits clear
+  static uint16_t round_bf16(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+  }
+  static void store_bf16_pairs(uint16_t* p, F even, F odd) {
+    for (int i = 0; i < 16; i++) p[2 * i] = round_bf16(even.v[i]), p[2 * i + 1] = round_bf16(odd.v[i]);
   }
   static F load_i8(const void* p) {
     const int8_t* b = static_cast<const int8_t*>(p);
