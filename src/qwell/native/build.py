@@ -99,6 +99,10 @@ class _Builder:
     def _product(self, p: Product, index: Mapping[Value, int]) -> _core.Product:
         node = p.node
         unit = lcm(32, *(n.span for n in p.epilogue))
+        if node.weight.weight.shape[1] <= 256:
+            import os
+
+            unit = lcm(unit, int(os.environ.get("UNIT", "32")))
         if p.store in ("keys", "values"):
             unit = lcm(unit, self.head_dim)
         product = self.program.product(*_matrix(node.weight.weight), is_wide(node), unit)
