@@ -21,6 +21,9 @@ from tests.checkpoint.make import random_tensors, write_folder
 from tests.cli.tiny import config, write_tokenizer
 from tests.model.tiny import FloatTensor
 
+# peft asks transformers by a name that transformers has replaced
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
+
 RAW = config(hidden_size=128, intermediate_size=192)
 IDS = [*range(40, 100)]
 REPLY = 24
@@ -66,8 +69,7 @@ def peft_model(folder: Path, out: Path, **over: Any) -> Any:
 
     torch.manual_seed(len(str(over)))
     facts = {"target_modules": list(ALL), "init_lora_weights": False} | over
-    with pytest.warns(FutureWarning, match="is_gradient_checkpointing"):  # peft asks transformers
-        made = get_peft_model(hf_model(folder), LoraConfig(**facts)).eval()
+    made = get_peft_model(hf_model(folder), LoraConfig(**facts)).eval()
     made.save_pretrained(out)
     return made
 
