@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ PROMPTS = [
     "def quicksort(xs):",
     "List three prime numbers.",
 ]
-TOKENS = 48
+TOKENS = 32
 
 
 def transformers_model(folder: Path, dtype: str = "float32") -> Any:
@@ -71,15 +72,19 @@ def test_transformers_opens_a_folder(
 # --- the real 0.5B -------------------------------------------------------------------------------
 
 
-def prompt_ids(llm: qwell.LLM) -> list[list[int]]:
+Ids = tuple[tuple[int, ...], ...]
+
+
+def prompt_ids(llm: qwell.LLM) -> Ids:
     from qwell.text import encode_chat
 
     assert llm.template is not None
     chats = [[{"role": "user", "content": text}] for text in PROMPTS]
-    return [encode_chat(llm.tokenizer, llm.template, chat) for chat in chats]
+    return tuple(tuple(encode_chat(llm.tokenizer, llm.template, chat)) for chat in chats)
 
 
-def truth(model: str, ids: Sequence[Sequence[int]]) -> list[Any]:
+@cache
+def truth(model: str, ids: Ids) -> list[Any]:
     """Greedy replies of the float32 reference over the file, with the margin of each token."""
     checkpoint = open_checkpoint(Path(model))
     weights = build_weights(checkpoint.config, checkpoint.tensors)
@@ -92,7 +97,7 @@ def compare(replies: list[Any], theirs: Sequence[Sequence[int]], clear: float) -
     for reply, other in zip(replies, theirs, strict=True):
         pairs = list(zip(reply.tokens, other))
         at = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
-        equal += at is None
+        equal += at is None  # as far as the shorter goes: an end token ends both
         if at is not None:
             assert reply.margins[at] < clear, (at, reply.margins[at])
     return equal
@@ -123,7 +128,7 @@ def test_transformers_writes_our_text(official_gguf: Callable[[str], Path], tmp_
     for text, row in zip(PROMPTS, ids):
         chat = [{"role": "user", "content": text}]
         rendered = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        assert tokenizer(rendered)["input_ids"] == row
+        assert tokenizer(rendered)["input_ids"] == list(row)
 
 
 LLAMA = """
@@ -173,7 +178,8 @@ def test_llama_cpp_writes_our_text(
     ids, text = prompt_ids(llm), "def f(x):\n  return 12345<|im_end|>\n<tool_call>"
     found = llama(out, ids, text)
     assert found["text"] == llm.tokenizer.encode(text, allow_special=True)
-    replies = truth(str(out), ids)
+    # in float32 the export is the file, number for number
+    replies = truth(str(official_gguf("0.5b") if dtype == "f32" else out), ids)
     equal = compare(replies, found["replies"], clear=0.3)
     ours = greedy(llm.backend, ids, TOKENS, llm.generation.eos_token_ids)
     same = sum(a.tokens == b for a, b in zip(ours, found["replies"]))
