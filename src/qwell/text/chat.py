@@ -46,20 +46,32 @@ def encode_chat(
     with a marked spelling differently (none of Qwen's does).
     """
     values = chat_values(messages, tools, add_generation_prompt, extra)
-    text = template.run(values)
     if allow_special:
-        return tokenizer.encode(text, allow_special=True)
-    marker = _unused_character(text)
+        return tokenizer.encode(template.run(values), allow_special=True)
+    return tokenizer.encode_marked(*marked_text(tokenizer, template, values))
+
+
+def marked_text(
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    values: dict[str, Any],
+    marker: str | None = None,
+) -> tuple[str, str]:
+    """The chat as text in which only unbroken spellings are control tokens, and the marker that
+    breaks the others. A given marker must not occur in the chat. Raises what encode_chat does.
+    """
+    text = template.run(values)
+    marker = marker or _unused_character(text)
     marked = _marked(values, tokenizer, marker)
     if marked == values:
-        return tokenizer.encode(text, allow_special=True)
-    marked_text = template.run(marked)
-    if marked_text.replace(marker, "") != text:
+        return text, marker
+    found = template.run(marked)
+    if found.replace(marker, "") != text:
         raise TextError(
             "the chat template looks into a message that contains the spelling of a control "
             "token, so it cannot be kept as text: remove the spelling from the message"
         )
-    return tokenizer.encode_marked(marked_text, marker)
+    return found, marker
 
 
 def _unused_character(text: str) -> str:
