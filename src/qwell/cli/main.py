@@ -34,6 +34,8 @@ COMMANDS = {
     "tokenize": ("qwell.cli.tokenize:tokenize", "Show how a model reads a text."),
     "verify": ("qwell.cli.verify:verify", "Compare the program with its float32 reference."),
     "bench": ("qwell.cli.bench:bench", "Measure speed, and how near it is to the machine's best."),
+    "export": ("qwell.cli.export:export", "Write a model as a Hugging Face folder or a GGUF."),
+    "merge": ("qwell.cli.export:merge", "Write a model with an adapter merged into it."),
     "doctor": ("qwell.cli.doctor:doctor", "Check this machine and this installation."),
 }
 
