@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwell.data.learn_bpe import SPECIAL, VISIBLE, _first_merges, learn_tokenizer
+from qwell.data.learn_bpe import (
+    SPECIAL,
+    VISIBLE,
+    _first_merges,
+    learn_tokenizer,
+    save_tokenizer,
+)
 from qwell.errors import DataError, UsageError
-from qwell.text import Tokenizer
+from qwell.text import ChatTemplate, Tokenizer, find_template
 from tests.text import ranks
 
 SENTENCE = "def return self value import print the and model tensor shape encode documents"
@@ -82,3 +90,26 @@ def test_what_cannot_be_learnt_is_told() -> None:
         learn_tokenizer(TEXTS, vocab_size=278)
     with pytest.raises(DataError, match=r"give \d+ tokens, not 5,000"):
         learn_tokenizer(["a few words"], vocab_size=5000)
+
+
+def test_saved_it_is_the_same_here_and_in_transformers(learnt: Tokenizer, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    template = ChatTemplate.chatml()
+    save_tokenizer(learnt, template, tmp_path / "t")
+    mine = Tokenizer.from_folder(tmp_path / "t")
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "t")
+    for text in (*TEXTS[:3], "é e\u0301 日本 \n\n x", "<|im_start|>user\n<tool_call>"):
+        assert mine.encode(text) == learnt.encode(text)
+        special = mine.encode(text, allow_special=True)
+        assert theirs.encode(text, add_special_tokens=False) == special
+    assert len(theirs) == 350
+    assert (theirs.eos_token, theirs.pad_token) == ("<|im_end|>", "<|endoftext|>")
+    assert mine.eos_ids == learnt.eos_ids
+    chat = [{"role": "user", "content": "q"}]
+    rendered = theirs.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    assert rendered == ChatTemplate(find_template(tmp_path / "t") or "").render(chat)
+    assert rendered == template.render(chat)
+    with pytest.raises(UsageError, match="not empty"):
+        save_tokenizer(learnt, template, tmp_path / "t")
+    save_tokenizer(learnt, template, tmp_path / "t", force=True)

@@ -7,19 +7,19 @@ of several duplicates stays. Records are read again by their number, never held.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qwell.checkpoint.appear import appearing_file
 from qwell.data.decontaminate import Contamination
 from qwell.data.duplicates import THRESHOLD, Duplicate, exact_duplicates, near_duplicates
 from qwell.data.formats import detect_format, read_conversation
 from qwell.data.records import Record, Records
 from qwell.data.repair import repaired_value
 from qwell.data.texts import FIELDS, text_of
-from qwell.errors import DataError, StorageError
+from qwell.errors import DataError
 from qwell.text.tokenizer import Tokenizer
 
 EXAMPLES = 5
@@ -211,23 +211,17 @@ def _spoken(message: dict[str, Any]) -> str:
     return text + (json.dumps(calls, ensure_ascii=False) if calls else "")
 
 
-def write_whole(path: Path, lines: Any) -> None:
-    """Lines to a file that is there whole or not at all. Raises StorageError."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+def write_whole(path: Path, lines: Iterable[str]) -> None:
+    """Lines to a file that is there whole or not at all; one that was there is replaced. Raises
+    StorageError, and DataError for text no file can hold."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8") as file:
-            for line in lines:
-                file.write(f"{line}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
+        with (
+            appearing_file(path, force=True) as unfinished,
+            unfinished.open("w", encoding="utf-8") as file,
+        ):
+            file.writelines(f"{line}\n" for line in lines)
     except UnicodeEncodeError as error:
         raise DataError(f"{path}: a record holds a lone surrogate: clean it with repair") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _difference(old: Any, new: Any) -> str:

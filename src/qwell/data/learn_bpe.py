@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
+from qwell.checkpoint.appear import appearing_folder
 from qwell.errors import DataError, UsageError
 from qwell.text.bpe import chunks, pipeline
+from qwell.text.files import hf_files
+from qwell.text.template import ChatTemplate
 from qwell.text.tokenizer import Tokenizer
 from qwell.text.vocabulary import BYTE_OF, checked
 
@@ -63,6 +67,18 @@ def learn_tokenizer(
             where="the learnt tokenizer",
         )
     )
+
+
+def save_tokenizer(
+    tokenizer: Tokenizer, template: ChatTemplate, folder: Path, *, force: bool = False
+) -> None:
+    """A folder with tokenizer.json, tokenizer_config.json (the chat template in it), vocab.json and
+    merges.txt, as transformers and `Tokenizer.from_folder` read it; whole or not at all.
+
+    force: replaces a folder of this kind. Raises UsageError, StorageError."""
+    with appearing_folder(folder, force=force, mark="tokenizer.json") as unfinished:
+        for name, raw in hf_files(tokenizer, template.source).items():
+            (unfinished / name).write_bytes(raw)
 
 
 def _learnt(texts: Iterable[str], size: int, show_progress: bool) -> dict[str, Any]:
