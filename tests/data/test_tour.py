@@ -12,8 +12,6 @@ from qwell.data.machine import gather, is_held_out, places
 from qwell.data.tasks import score, write_tasks
 from qwell.errors import DataError, UsageError
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:.*")
-
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
