@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from qwell.errors import DataError, NotFoundError
 
-PIECE = 1 << 20
-"""Bytes of a plain text file that are one record at most; longer files are cut at a line end."""
+PIECE = 1 << 16
+"""Bytes of a plain text file that are one record at most; longer files are cut at a line end, so
+that a corpus in one file can be shuffled."""
 _CHUNK = 1 << 20
 _BLANK = 16  # bytes; a longer line of white space is refused
 _GROUPS = 16  # row groups of Parquet files held at a time
