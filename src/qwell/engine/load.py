@@ -91,6 +91,17 @@ def load_tokenizer(model: str) -> Tokenizer:
     return packed.tokenizer_of(open_checkpoint(resolved.paths))
 
 
+def load_template(model: str) -> ChatTemplate | None:
+    """The chat template of `model`, without its weights; None if its files bring none."""
+    resolved = resolve(model)
+    facts = packed.read_facts(packed.packed_folder(resolved))
+    if facts is None:
+        from qwell.checkpoint import open_checkpoint
+
+        facts = packed.facts_of(open_checkpoint(resolved.paths))
+    return _template(facts)
+
+
 def _load_native(
     resolved: ResolvedModel,
     ctx: int | None,
