@@ -1,0 +1,121 @@
+"""Supervised fine-tuning: the assistant's turns of conversations are learnt (TR, section 4.1).
+
+    qwell train sft --model qwen2.5-coder:0.5b --data chats.jsonl --lora-rank 16
+
+Conversations are rendered by the chat template the model will be served with, and which tokens
+count comes from that rendering. Leaves OUT/model, or OUT/adapter for LoRA.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qwell.data.packing import PackedRows
+from qwell.data.sources import sft_rows
+from qwell.errors import ContextLengthError, NotFoundError, TextError
+from qwell.text.template import ChatTemplate
+from qwell.train.config import SftConfig
+from qwell.train.held_out import held_out
+from qwell.train.objectives import NextToken
+from qwell.train.run import Parts, Result, run
+from qwell.train.stage import (
+    DTYPES,
+    Start,
+    adamw,
+    adapt,
+    cost_of,
+    need_data,
+    need_model,
+    save_learnt,
+    total_steps,
+)
+from qwell.train.weights import load_decoder
+from qwell.train.world import World
+
+
+def main(config: SftConfig) -> Result:
+    """The whole stage: runs, or goes on, and leaves OUT/model or OUT/adapter."""
+    need_data(config)
+    need_model(config)
+    return run(config, lambda world: parts(config, world))
+
+
+def parts(config: SftConfig, world: World) -> Parts:  # noqa: ARG001 (every stage has it)
+    start = begin(config)
+    rows, valid = train_rows(config, start), valid_rows(config, start)
+    objective = NextToken()
+    return Parts(
+        model=start.decoder,
+        optimizer=adamw(config),
+        source=rows,
+        objective=objective,
+        cost=cost_of(config, start.decoder),
+        total=total_steps(config, rows),
+        evaluate=lambda model, world: held_out(
+            model, objective, valid.one_pass() if valid else (), world
+        ),
+        finish=save_learnt(config, start),
+        rebuild=lambda: begin(config).decoder,
+        notes=(start.note,),
+    )
+
+
+def begin(config: SftConfig) -> Start:
+    """The model, with adapters on it for LoRA."""
+    loaded = load_decoder(config.model, dtype=DTYPES[config.dtype], recompute=config.recompute)
+    longest = loaded.decoder.config.max_position_embeddings
+    if config.context > longest:
+        raise ContextLengthError(config.context, longest)
+    adapt(config, loaded.decoder)
+    return Start(
+        decoder=loaded.decoder,
+        tokenizer=loaded.tokenizer,
+        chat_template=_template(config, loaded.chat_template),
+        generation=loaded.generation,
+        note=loaded.note,
+    )
+
+
+def template_of(start: Start) -> ChatTemplate:
+    """Raises TextError if the model has none."""
+    if start.chat_template is None:
+        raise TextError("the model has no chat template: give one with --template FILE")
+    return ChatTemplate(start.chat_template)
+
+
+def train_rows(config: SftConfig, start: Start) -> PackedRows:
+    return sft_rows(
+        config.data,
+        start.tokenizer,
+        template_of(start),
+        tokens=config.context,
+        seed=config.seed,
+        weights=config.weights or None,
+        format=config.format or None,
+        overlong=config.overlong,
+        learn=config.learn,
+    )
+
+
+def valid_rows(config: SftConfig, start: Start) -> PackedRows | None:
+    if not config.valid:
+        return None
+    return sft_rows(
+        config.valid,
+        start.tokenizer,
+        template_of(start),
+        tokens=config.context,
+        format=config.format or None,
+        overlong=config.overlong,
+        learn=config.learn,
+        shuffle=False,
+    )
+
+
+def _template(config: SftConfig, own: str | None) -> str | None:
+    if not config.template:
+        return own
+    try:
+        return Path(config.template).read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise NotFoundError(f"{config.template} cannot be read ({error})") from error

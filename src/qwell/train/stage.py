@@ -1,0 +1,127 @@
+"""What pre-training and fine-tuning share: weights to start from, LoRA, optimizer, length, export.
+
+A stage file says what is its own: its data, and how it begins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from qwell.config import GenerationConfig
+from qwell.data.packing import PackedRows
+from qwell.data.survey import survey
+from qwell.errors import UsageError
+from qwell.text.tokenizer import Tokenizer
+from qwell.train.config import TrainConfig
+from qwell.train.cost import Cost
+from qwell.train.lora import LoraConfig, add_lora, save_adapter
+from qwell.train.modules import Decoder
+from qwell.train.optim import AdamW, AdamWConfig
+from qwell.train.weights import save_folder
+
+DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
+MODEL, ADAPTER = "model", "adapter"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Start:
+    """A decoder to train and the text side that belongs to it."""
+
+    decoder: Decoder
+    tokenizer: Tokenizer
+    chat_template: str | None
+    generation: GenerationConfig
+    note: str
+
+
+def adamw(config: TrainConfig) -> Callable[[Decoder], AdamW]:
+    """The optimizer of the config, over the parameters that learn."""
+    settings = AdamWConfig(
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        states="int8" if config.optimizer == "8bit" else "f32",
+        master="none" if config.optimizer == "stochastic" else "split",
+        seed=config.seed,
+    )
+    return lambda decoder: AdamW(decoder.named_parameters(), settings)
+
+
+def total_steps(config: TrainConfig, rows: PackedRows) -> int:
+    """Steps of the run: told, or as many as the epochs need."""
+    if config.steps:
+        return config.steps
+    per_epoch = survey(rows).rows / config.micro_batches
+    return max(1, math.ceil(config.epochs * per_epoch))
+
+
+def cost_of(config: TrainConfig, decoder: Decoder) -> Cost:
+    return Cost(decoder.config, trains_base=not config.lora_rank, lora_rank=config.lora_rank)
+
+
+def lora_of(config: TrainConfig) -> LoraConfig:
+    return LoraConfig(
+        rank=config.lora_rank,
+        alpha=config.alpha,
+        targets=config.lora_targets,
+        train_embeddings=config.lora_embeddings,
+    )
+
+
+def adapt(config: TrainConfig, decoder: Decoder) -> None:
+    """Puts adapters on the decoder if the config asks for them."""
+    if config.lora_rank:
+        add_lora(decoder, lora_of(config), seed=config.seed)
+
+
+def save_learnt(config: TrainConfig, start: Start) -> Callable[[Decoder, Path], None]:
+    """Writes OUT/model, a Hugging Face folder, or for LoRA OUT/adapter in PEFT's layout."""
+
+    def write_model(decoder: Decoder, out: Path) -> None:
+        replace_folder(
+            out / MODEL,
+            lambda folder: save_folder(
+                folder,
+                decoder,
+                generation=start.generation,
+                tokenizer=start.tokenizer,
+                chat_template=start.chat_template,
+            ),
+        )
+
+    def write_adapter(decoder: Decoder, out: Path) -> None:
+        replace_folder(
+            out / ADAPTER,
+            lambda folder: save_adapter(folder, decoder, lora_of(config), base=config.model),
+        )
+
+    return write_adapter if config.lora_rank else write_model
+
+
+def replace_folder(final: Path, write: Callable[[Path], None]) -> None:
+    """Writes a folder beside and puts it in the place of what an earlier end of the run left."""
+    import shutil
+
+    fresh, old = final.with_name(f"{final.name}.new"), final.with_name(f"{final.name}.old")
+    for left in (fresh, old):
+        shutil.rmtree(left, ignore_errors=True)
+    write(fresh)
+    if final.exists():
+        final.rename(old)
+    fresh.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def need_data(config: TrainConfig) -> None:
+    if not config.data:
+        raise UsageError("there is nothing to learn from: give --data FILE or FOLDER")
+
+
+def need_model(config: TrainConfig) -> None:
+    if not config.model:
+        raise UsageError("there is no model to start from: give --model NAME, FOLDER or FILE.gguf")
