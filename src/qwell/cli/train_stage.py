@@ -55,8 +55,15 @@ def _recipe(stage: Stage, given: dict[str, Any]) -> recipes.Recipe | None:
     found = recipes.find(name)
     if found.stage != stage:
         raise UsageError(f"{name} is a recipe of qwell train {found.stage}")
+    wants_dry = given.pop("dry_run", False)
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
-    return replace(found, config=replace(found.config, **values))
+    found = replace(found, config=replace(found.config, **values))
+    if not wants_dry:
+        return found
+    from qwell.train.dry_run import dry_run
+
+    print(dry_run(found))
+    return None
 
 
 def _report(config: TrainConfig, result: Result) -> None:

@@ -63,8 +63,8 @@ class TrainConfig:
 
     dtype: Literal["bf16", "float32"] = "bf16"
     """of weights and activations"""
-    optimizer: Literal["master", "stochastic", "8bit"] = "master"
-    """AdamW with float32 master weights, with stochastic rounding of bf16, or with 8-bit state"""
+    optimizer: Literal["master", "stochastic", "8bit", "8bit-stochastic"] = "master"
+    """AdamW with float32 master weights or stochastic rounding of bf16; 8bit: of its moments"""
     recompute: bool = False
     """keep the inputs of layers alone and compute the rest twice: less memory, a third more time"""
 

@@ -167,6 +167,7 @@ class Loop:
         self.model.eval()
         with torch.no_grad():
             self.at.evals, self.at.measured = dict(self.evaluate()), self.at.step
+        self.world.settle(self.model)
         self.model.train()
         self.watch({"kind": "eval", "step": self.at.step, **self.at.evals})
 

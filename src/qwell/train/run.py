@@ -194,7 +194,7 @@ def check_world(config: TrainConfig, world: World) -> None:
             f"{config.micro_batches} micro-batches a step cannot be dealt to {world.size} "
             f"processes: make --micro-batches a multiple of {world.size}"
         )
-    if config.optimizer == "8bit" and world.mesh is not None:
+    if config.optimizer.startswith("8bit") and world.mesh is not None:
         raise UsageError(
             "8-bit optimizer state cannot be cut over processes: take --optimizer stochastic"
         )

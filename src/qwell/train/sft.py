@@ -8,12 +8,14 @@ count comes from that rendering. Leaves OUT/model, or OUT/adapter for LoRA.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from qwell.data.packing import PackedRows
 from qwell.data.sources import sft_rows
 from qwell.errors import ContextLengthError, NotFoundError, TextError
 from qwell.text.template import ChatTemplate
+from qwell.text.tokenizer import Tokenizer
 from qwell.train.config import SftConfig
 from qwell.train.held_out import held_out
 from qwell.train.objectives import NextToken
@@ -42,8 +44,10 @@ def main(config: SftConfig) -> Result:
 
 def parts(config: SftConfig, world: World) -> Parts:  # noqa: ARG001 (every stage has it)
     start = begin(config)
-    rows, valid = train_rows(config, start), valid_rows(config, start)
-    objective = NextToken()
+    assert start.chat_template is not None
+    text_side = start.tokenizer, ChatTemplate(start.chat_template)
+    rows, objective = rows_of(config, config.data, *text_side), NextToken()
+    valid = rows_of(config, config.valid, *text_side, is_held_out=True) if config.valid else None
     return Parts(
         model=start.decoder,
         optimizer=adamw(config),
@@ -70,52 +74,42 @@ def begin(config: SftConfig) -> Start:
     return Start(
         decoder=loaded.decoder,
         tokenizer=loaded.tokenizer,
-        chat_template=_template(config, loaded.chat_template),
+        chat_template=read_template(config, loaded.chat_template).source,
         generation=loaded.generation,
         note=loaded.note,
     )
 
 
-def template_of(start: Start) -> ChatTemplate:
-    """Raises TextError if the model has none."""
-    if start.chat_template is None:
+def read_template(config: SftConfig, own: str | None) -> ChatTemplate:
+    """The template of the config, else the model's own. Raises TextError without either."""
+    if config.template:
+        try:
+            own = Path(config.template).read_text("utf-8")
+        except (OSError, ValueError) as error:
+            raise NotFoundError(f"{config.template} cannot be read ({error})") from error
+    if own is None:
         raise TextError("the model has no chat template: give one with --template FILE")
-    return ChatTemplate(start.chat_template)
+    return ChatTemplate(own)
 
 
-def train_rows(config: SftConfig, start: Start) -> PackedRows:
+def rows_of(
+    config: SftConfig,
+    paths: Sequence[str],
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    *,
+    is_held_out: bool = False,
+) -> PackedRows:
+    """Conversations of `paths` as packed rows; held-out ones in their own order, once each."""
     return sft_rows(
-        config.data,
-        start.tokenizer,
-        template_of(start),
+        paths,
+        tokenizer,
+        template,
         tokens=config.context,
         seed=config.seed,
-        weights=config.weights or None,
+        weights=None if is_held_out else config.weights or None,
         format=config.format or None,
         overlong=config.overlong,
         learn=config.learn,
+        shuffle=not is_held_out,
     )
-
-
-def valid_rows(config: SftConfig, start: Start) -> PackedRows | None:
-    if not config.valid:
-        return None
-    return sft_rows(
-        config.valid,
-        start.tokenizer,
-        template_of(start),
-        tokens=config.context,
-        format=config.format or None,
-        overlong=config.overlong,
-        learn=config.learn,
-        shuffle=False,
-    )
-
-
-def _template(config: SftConfig, own: str | None) -> str | None:
-    if not config.template:
-        return own
-    try:
-        return Path(config.template).read_text("utf-8")
-    except (OSError, ValueError) as error:
-        raise NotFoundError(f"{config.template} cannot be read ({error})") from error

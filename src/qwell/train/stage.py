@@ -14,7 +14,7 @@ import torch
 
 from qwell.config import GenerationConfig
 from qwell.data.packing import PackedRows
-from qwell.data.survey import survey
+from qwell.data.survey import Survey, survey
 from qwell.errors import UsageError
 from qwell.text.tokenizer import Tokenizer
 from qwell.train.config import TrainConfig
@@ -45,8 +45,8 @@ def adamw(config: TrainConfig) -> Callable[[Decoder], AdamW]:
         betas=(config.beta1, config.beta2),
         eps=config.eps,
         weight_decay=config.weight_decay,
-        states="int8" if config.optimizer == "8bit" else "f32",
-        master="none" if config.optimizer == "stochastic" else "split",
+        states="int8" if config.optimizer.startswith("8bit") else "f32",
+        master="none" if config.optimizer.endswith("stochastic") else "split",
         seed=config.seed,
     )
     return lambda decoder: AdamW(decoder.named_parameters(), settings)
@@ -54,10 +54,13 @@ def adamw(config: TrainConfig) -> Callable[[Decoder], AdamW]:
 
 def total_steps(config: TrainConfig, rows: PackedRows) -> int:
     """Steps of the run: told, or as many as the epochs need."""
-    if config.steps:
-        return config.steps
-    per_epoch = survey(rows).rows / config.micro_batches
-    return max(1, math.ceil(config.epochs * per_epoch))
+    return config.steps or steps_of(config, survey(rows))
+
+
+def steps_of(config: TrainConfig, survey: Survey) -> int:
+    """The same, when the data has been counted."""
+    per_epoch = survey.rows / config.micro_batches
+    return config.steps or max(1, math.ceil(config.epochs * per_epoch))
 
 
 def cost_of(config: TrainConfig, decoder: Decoder) -> Cost:

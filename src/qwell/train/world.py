@@ -42,6 +42,15 @@ class World:
         dist.all_gather(every, own)
         return [float(value) for value in torch.stack(every).sum(0)]
 
+    def settle(self, model: nn.Module) -> None:
+        """Lets go of whole parameters that a forward pass without a backward pass left gathered:
+        the model's parameters are this process's parts again."""
+        from torch.distributed.fsdp import FSDPModule
+
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
     def wait(self) -> None:
         """Until every process is here."""
         if self.size > 1:
