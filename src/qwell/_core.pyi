@@ -111,6 +111,9 @@ class Program:
 
     def __init__(self, hidden: int, heads: int, kv_heads: int, head_dim: int, layers: int, vocab: int, max_rows: int, threads: int, weights: str, bytes: int) -> None: ...
 
+    def append(self, bytes: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> None:
+        """More packed weights, behind those of the file."""
+
     def slot(self, width: int) -> int: ...
 
     def product(self, format: Format, n: int, k: int, offset: int, q16: bool, unit: int) -> Product: ...

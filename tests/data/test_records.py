@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -153,3 +154,19 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
 def test_neighbours_read_one_at_a_time_are_shuffled_as_one() -> None:
     assert joined_blocks([[3], [4], [1, 2], [5], [6]]) == [7, 1, 2, 11]
     assert joined_blocks([]) == []
+
+
+def test_a_corpus_is_never_held(tmp_path: Path) -> None:
+    """40 MB of lines and of text, read at every place, in under 8 MB."""
+    path = write_lines(tmp_path / "a.jsonl", [{"text": "x" * 4000}] * 5000)
+    (tmp_path / "b.txt").write_text("y" * 99 + "\n")
+    with (tmp_path / "b.txt").open("a") as file:
+        for _ in range(200):
+            file.write(("y" * 99 + "\n") * 1000)
+    tracemalloc.start()
+    found = [JsonLines(path), TextFiles([tmp_path / "b.txt"])]
+    total = sum(len(records[at].value) for records in found for at in range(len(records)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert total == 5000 + 100 * 200_001
+    assert peak < 8e6

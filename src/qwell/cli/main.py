@@ -35,6 +35,8 @@ COMMANDS = {
     "verify": ("qwell.cli.verify:verify", "Compare the program with its float32 reference."),
     "bench": ("qwell.cli.bench:bench", "Measure speed, and how near it is to the machine's best."),
     "train": ("qwell.cli.train:train", "Learn: pre-training, fine-tuning, LoRA, a whole life."),
+    "export": ("qwell.cli.export:export", "Write a model as a Hugging Face folder or a GGUF."),
+    "merge": ("qwell.cli.export:merge", "Write a model with an adapter merged into it."),
     "doctor": ("qwell.cli.doctor:doctor", "Check this machine and this installation."),
 }
 

@@ -19,6 +19,7 @@ def serve(
     ctx: int | None = None,
     kv_budget: int | None = None,
     kv_dtype: str | None = None,
+    adapter: str | None = None,
     int8: bool = False,
     threads: int | None = None,
     chat_template: str | None = None,
@@ -64,6 +65,7 @@ def serve(
             threads=threads,
             int8=int8,
             kv_dtype=kv_dtype,
+            adapter=adapter,
             template=template,
             room=Room(max_seqs=max_seqs, kv_budget=kv_budget or "auto"),
         )

@@ -23,7 +23,7 @@ from qwell.errors import DataError, NotFoundError
 
 PIECE = 1 << 20
 """Bytes of a plain text file that are one record at most; longer files are cut at a line end."""
-_CHUNK = 1 << 24
+_CHUNK = 1 << 20
 _BLANK = 16  # bytes; a longer line of white space is refused
 _GROUPS = 16  # row groups of Parquet files held at a time
 

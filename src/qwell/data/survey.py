@@ -30,12 +30,18 @@ class Survey:
     is_estimate: bool
 
 
-def examples_of(rows: PackedRows, limit: int | None = None) -> Iterator[Example]:
-    """Every document once, or `limit` of them drawn evenly. `rows` is left as it was."""
+def numbered_examples(
+    rows: PackedRows, limit: int | None = None
+) -> Iterator[tuple[int, Example | DataError]]:
+    """Every document once with its number, or `limit` of them drawn evenly; for a wrong one, what
+    is wrong with it. `rows` is left as it was."""
     total = len(rows.mixture)
     some = limit is not None and limit < total
-    drawn = map(Shuffle(total, "survey"), range(limit or 0)) if some else range(total)
-    return (rows.mixture.encode(rows.mixture.address(at)) for at in drawn)
+    for at in map(Shuffle(total, "survey"), range(limit or 0)) if some else range(total):
+        try:
+            yield at, rows.mixture.encode(rows.mixture.address(at))
+        except DataError as error:
+            yield at, error
 
 
 def survey(rows: PackedRows, limit: int | None = None) -> Survey:
@@ -46,7 +52,9 @@ def survey(rows: PackedRows, limit: int | None = None) -> Survey:
     """
     tokens = targets = overlong = longest = seen = 0
     place = ""
-    for found in examples_of(rows, limit):
+    for _, found in numbered_examples(rows, limit):
+        if isinstance(found, DataError):
+            raise found
         seen += 1
         is_overlong = len(found) > rows.tokens_per_row
         overlong += is_overlong

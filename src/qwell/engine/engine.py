@@ -43,7 +43,8 @@ class Engine:
     max_context: tokens of one request, prompt and reply. num_pages: of the KV cache, by default
     one full context; fewer are not enough. At most max_seqs requests are in a step and max_rows
     rows; the others wait in order of arrival. prefix_cache: pages of ended requests are kept while
-    there is room, for those that begin with the same tokens and have the same `Request.key`.
+    there is room, for those that begin with the same tokens and have the same `Request.key`;
+    adapter_id is part of that key.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Engine:
         max_seqs: int = 8,
         max_rows: int = 256,
         prefix_cache: bool = False,
+        adapter_id: str = "",
         load_ms: float | None = None,
     ) -> None:
         num_pages = pages_for(max_context) if num_pages is None else num_pages
@@ -65,6 +67,7 @@ class Engine:
             raise ValueError("an engine needs the pages of one context and more rows than requests")
         self.backend, self.tokenizer = backend, tokenizer
         self.eos_ids, self.load_ms = tuple(eos_ids), load_ms
+        self._adapter_id = adapter_id
         self.max_context, self.max_seqs, self.max_rows = max_context, max_seqs, max_rows
         self._num_threads: int = getattr(backend, "num_threads", 1)
         self.vocab_size = min(backend.config.vocab_size, tokenizer.vocab_size)
@@ -259,9 +262,10 @@ class Engine:
 
     def _lease(self, reply: Reply) -> Lease:
         """Of one whose prompt's logits are wanted all rows are computed: nothing is lent."""
+        key = f"{self._adapter_id}/{reply.request.key}" if self._adapter_id else reply.request.key
         if reply.params.prompt_logprobs is not None:
-            return Lease(reply.request.key)
-        return self.cache.begin(reply.request.key, reply.tokens, reply.num_prompt)
+            return Lease(key)
+        return self.cache.begin(key, reply.tokens, reply.num_prompt)
 
     def _plan(self) -> list[Part]:
         """Who computes how many of its tokens in this step: single rows first, then chunks."""

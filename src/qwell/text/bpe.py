@@ -18,6 +18,7 @@ from qwell.text.vocabulary import BYTE_OF, Vocabulary
 
 if TYPE_CHECKING:
     import tokenizers
+    from tokenizers import normalizers, pre_tokenizers
 
 LOOP_CHARS = 65_536
 """Characters a Bpe encodes in the loop, as long as building the library's vocabulary takes."""
@@ -34,16 +35,8 @@ class Bpe:
     """Encodes text in which no token is special. Safe to share between threads."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        from tokenizers import Regex, normalizers, pre_tokenizers
-
         self._vocabulary = vocabulary
-        self._nfc = normalizers.NFC()
-        self._split = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(PATTERN), "isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
+        self._nfc, self._split = pipeline()
         self._loop_chars = LOOP_CHARS
 
     def encode(self, text: str) -> list[int]:
@@ -94,6 +87,17 @@ class Bpe:
         library.normalizer = self._nfc
         library.pre_tokenizer = self._split
         return library
+
+
+def pipeline() -> tuple[normalizers.NFC, pre_tokenizers.Sequence]:
+    """What happens to text before merges: NFC, then the split pattern and the byte alphabet."""
+    from tokenizers import Regex, normalizers, pre_tokenizers
+
+    steps = [
+        pre_tokenizers.Split(Regex(PATTERN), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
+    return normalizers.NFC(), pre_tokenizers.Sequence(steps)
 
 
 def chunks(text: str, size: int = _CHUNK) -> Iterator[str]:

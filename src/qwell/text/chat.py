@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import chain, pairwise
 from typing import Any
 
@@ -99,10 +100,9 @@ class _Breaker:
     """Puts a marker into every spelling that stands in a text or could be completed around it."""
 
     def __init__(self, spellings: Iterable[str], marker: str) -> None:
-        self._spellings = list(spellings)
+        self._starts, self._begins, self._ends = _parts(tuple(spellings))
+        self._longest = max(map(len, self._begins), default=0)
         self._marker = marker
-        self._longest = max(map(len, self._spellings), default=0)
-        self._starts = re.compile(f"(?={'|'.join(map(re.escape, self._spellings)) or '(?!)'})")
 
     def walk(self, value: Any) -> Any:
         """A copy of a JSON value with every text in it broken."""
@@ -118,10 +118,21 @@ class _Breaker:
         # White space at the ends is looked through: templates like to trim it.
         first, last = len(text) - len(text.lstrip()), len(text.rstrip())
         for at in range(max(first, last - self._longest), last):
-            if any(spelling.startswith(text[at:last]) for spelling in self._spellings):
+            if text[at:last] in self._begins:
                 places.add(at + 1)
         for end in range(first + 1, min(first + self._longest, last) + 1):
-            if any(spelling.endswith(text[first:end]) for spelling in self._spellings):
+            if text[first:end] in self._ends:
                 places.add(end - 1)
         cuts = [0, *sorted(places), len(text)]
         return self._marker.join(text[a:b] for a, b in pairwise(cuts)) if places else text
+
+
+@lru_cache(8)
+def _parts(
+    spellings: tuple[str, ...],
+) -> tuple[re.Pattern[str], frozenset[str], frozenset[str]]:
+    """What finds where spellings start, also where they overlap; every beginning and every end."""
+    starts = re.compile(f"(?={'|'.join(map(re.escape, spellings)) or '(?!)'})")
+    begins = frozenset(s[:at] for s in spellings for at in range(1, len(s) + 1))
+    ends = frozenset(s[at:] for s in spellings for at in range(len(s)))
+    return starts, begins, ends

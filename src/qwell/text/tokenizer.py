@@ -52,6 +52,11 @@ class Tokenizer:
         self._vocabulary.save(path)
 
     @property
+    def vocabulary(self) -> Vocabulary:
+        """What it is made of: merges and added tokens."""
+        return self._vocabulary
+
+    @property
     def vocab_size(self) -> int:
         """Real tokens (151,665), without the padding rows of the embedding."""
         return max([self._vocabulary.size - 1, *self._added_bytes]) + 1
