@@ -1,1 +1,4 @@
-"""Training: torch lives here alone. One thin loop, one file a stage, pure losses."""
+"""Training: the decoder that serves, with autograd under it. The only room that imports torch.
+
+Read `torch_ops.py` (the ops), `modules.py` (names, hooks, parameters), `losses.py`, `optim.py`.
+"""
