@@ -1,4 +1,4 @@
-"""Kills a tiny training run at random moments until it is done, and compares it with one that lived.
+"""Kills a tiny training run at random moments and compares it with one that lived.
 
     python tools/proof_survival.py --kills 200
 

@@ -31,10 +31,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def torchrun(stage: str, config: TrainConfig, processes: int = 2) -> None:
     """The stage under torchrun, as a user would."""
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1"]
-        + [f"--nproc-per-node={processes}", "-m", "tests.train.two", stage]
-        + [json.dumps(config.to_dict())],
+        [
+            sys.executable,
+            "-m",
+            *launcher,
+            "-m",
+            "tests.train.two",
+            stage,
+            json.dumps(config.to_dict()),
+        ],
         env={**os.environ, "PYTHONWARNINGS": "ignore"},
         cwd=Path(__file__).parents[2],
         capture_output=True,

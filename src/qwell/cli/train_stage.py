@@ -2,72 +2,110 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from qwell.cli.options import Option
 from qwell.cli.terminal import note
 from qwell.cli.train_options import flags
 from qwell.errors import UsageError
 from qwell.train import recipes
-from qwell.train.config import PretrainConfig, SftConfig, Stage, TrainConfig
+from qwell.train.config import PretrainConfig, SftConfig, Stage
 
-if TYPE_CHECKING:
-    from qwell.train.run import Result
-
-_OWN = (
-    Option("--recipe", metavar="NAME", help="gives what is not given here; 'list' lists them"),
+_OWN = (Option("--recipe", metavar="NAME", help="gives what is not given here; 'list' lists them"),)
+_RUN = (
     Option("--dry-run", action="store_true", help="show what it takes on this machine, and end"),
+    Option("--ignore-doctor", action="store_true", help="start although the doctor found errors"),
 )
+_CONFIGS: dict[Stage, type[PretrainConfig] | type[SftConfig]] = {
+    "pretrain": PretrainConfig,
+    "sft": SftConfig,
+}
 
 OPTIONS: dict[str, tuple[Option, ...]] = {
-    "pretrain": (*_OWN, *flags(PretrainConfig)),
-    "sft": (*_OWN, *flags(SftConfig)),
+    **{name: (*_OWN, *_RUN, *flags(config)) for name, config in _CONFIGS.items()},
+    **{f"doctor {name}": (*_OWN, *flags(config)) for name, config in _CONFIGS.items()},
 }
 
 
 def pretrain(**given: Any) -> None:
     """Prints where the model is. Raises what a run raises."""
-    found = _recipe("pretrain", given)
-    if found is not None:
-        assert isinstance(found.config, PretrainConfig)
-        from qwell.train import pretrain as stage
-
-        _report(found.config, stage.main(found.config))
+    _stage("pretrain", **given)
 
 
 def sft(**given: Any) -> None:
     """Prints where the model or adapter is. Raises what a run raises."""
-    found = _recipe("sft", given)
-    if found is not None:
-        assert isinstance(found.config, SftConfig)
-        from qwell.train import sft as stage
-
-        _report(found.config, stage.main(found.config))
+    _stage("sft", **given)
 
 
-def _recipe(stage: Stage, given: dict[str, Any]) -> recipes.Recipe | None:
-    """The recipe asked for with the values given; None when a list was all that was asked for."""
-    name = given.pop("recipe", stage)
-    if name == "list":
+def doctor(stage: Stage, **given: Any) -> None:
+    """Prints what the doctor finds, every check done. Raises TrainingError if there is an error."""
+    from qwell.train.doctor import examine, refuse, report
+
+    findings = examine(_recipe(stage, given).config)
+    print(report(findings))
+    refuse(findings)
+
+
+def _stage(
+    stage: Stage, *, dry_run: bool = False, ignore_doctor: bool = False, **given: Any
+) -> None:
+    if given.get("recipe") == "list":
         print("\n".join(recipes.names(stage)))
-        return None
-    found = recipes.find(name)
-    if found.stage != stage:
-        raise UsageError(f"{name} is a recipe of qwell train {found.stage}")
-    wants_dry = given.pop("dry_run", False)
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
-    found = replace(found, config=replace(found.config, **values))
-    if not wants_dry:
-        return found
-    from qwell.train.dry_run import dry_run
+        return
+    recipe = _recipe(stage, given)
+    if dry_run:
+        from qwell.train.dry_run import dry_run as page
 
-    print(dry_run(found))
-    return None
+        print(page(recipe))
+        return
+    config = recipe.config
+    _before(config, ignore_doctor)
+    if isinstance(config, PretrainConfig):
+        from qwell.train import pretrain as learn
 
+        result = learn.main(config)
+    else:
+        from qwell.train import sft as tune
 
-def _report(config: TrainConfig, result: Result) -> None:
+        result = tune.main(config)
+    if not is_first():
+        return
     if result.is_done:
         print(result.out / ("adapter" if config.lora_rank else "model"))
     else:
         note(f"stopped after step {result.step:,}; the same command goes on from there")
+
+
+def is_first() -> bool:
+    """Whether this is the process of torchrun that speaks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _before(config: PretrainConfig | SftConfig, ignore_doctor: bool) -> None:
+    """What must be seen before a first step. A run that goes on has been seen."""
+    from qwell.train.doctor import examine, refuse, report
+    from qwell.train.dry_run import fit
+    from qwell.train.stage import need_data
+
+    need_data(config)
+    fit(config)
+    if not is_first() or list(Path(config.out).glob("checkpoints/step-*")):
+        return
+    findings = examine(config, is_quick=True)
+    if findings:
+        note(report(findings))
+    if not ignore_doctor:
+        refuse(findings)
+
+
+def _recipe(stage: Stage, given: dict[str, Any]) -> recipes.Recipe:
+    """The recipe asked for with the values given."""
+    name = given.pop("recipe", stage)
+    found = recipes.find(name)
+    if found.stage != stage:
+        raise UsageError(f"{name} is a recipe of qwell train {found.stage}")
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    return replace(found, config=replace(found.config, **values))

@@ -8,13 +8,14 @@ from qwell.checkpoint import open_checkpoint
 from qwell.config import ModelConfig
 from qwell.data.packing import PackedRows
 from qwell.data.survey import Survey, survey
+from qwell.engine.memory import available_bytes
 from qwell.engine.packed import facts_of, tokenizer_of
 from qwell.errors import UsageError
 from qwell.hub.resolve import resolve
 from qwell.text.tokenizer import Tokenizer
 from qwell.train import pretrain, sft
 from qwell.train.config import PretrainConfig, SftConfig, TrainConfig
-from qwell.train.estimate import Estimate, estimate
+from qwell.train.estimate import check_fits, estimate, memory_of
 from qwell.train.recipes import Recipe
 from qwell.train.stage import need_model
 
@@ -27,15 +28,14 @@ def dry_run(recipe: Recipe) -> str:
     config = recipe.config
     model, counted = look(config)
     found = estimate(config, model, counted)
-    return "\n".join(
-        [f"recipe {recipe.name}", sources(recipe), data_line(config, counted), found.table()]
-    )
+    parts = (f"recipe {recipe.name}", sources(recipe), data_line(config, counted), found.table())
+    return "\n".join(parts)
 
 
 def look(config: PretrainConfig | SftConfig) -> tuple[ModelConfig, Survey]:
     """The model's shape and the counted data; no weight is read."""
     model, tokenizer, template = _text_side(config)
-    if not config.data:
+    if not config.data or tokenizer is None:
         return model, _unknown(config)
     if isinstance(config, PretrainConfig):
         rows: PackedRows = pretrain.train_rows(config, tokenizer)
@@ -107,6 +107,6 @@ def sources(recipe: Recipe) -> str:
 _ALWAYS = ("micro_batches", "lr", "schedule", "warmup_steps", "optimizer")
 
 
-def reckon(config: PretrainConfig | SftConfig) -> Estimate:
-    """The estimate alone."""
-    return estimate(config, *look(config))
+def fit(config: PretrainConfig | SftConfig) -> None:
+    """Raises MemoryBudgetError if the run has no room on this machine."""
+    check_fits(config, memory_of(config, _text_side(config)[0]), available_bytes())

@@ -125,8 +125,12 @@ class Screen:
 
 
 def clock(seconds: float) -> str:
-    """A time for people: 3:07, or 2:14:05."""
+    """A time for people: 3:07, 2:14:05, or 12 days."""
     whole = math.ceil(seconds)
+    if whole >= 100 * 86_400 * 365:
+        return f"{whole / 86_400 / 365:,.0f} years"
+    if whole >= 2 * 86_400:
+        return f"{whole / 86_400:,.0f} days"
     hours, minutes = whole // 3600, whole // 60 % 60
     return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
 
