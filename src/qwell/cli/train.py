@@ -25,6 +25,7 @@ SUBCOMMANDS = {
         "qwell.cli.train_clean:clean",
         "Clean text: repair, duplicates, test data in it.",
     ),
+    "tour": ("qwell.cli.train_tour:tour", "The life of a model: from this machine's text to chat."),
     "tokenizer": (
         "qwell.cli.train_tokenizer:tokenizer",
         "Train a tokenizer in the Qwen2 manner.",

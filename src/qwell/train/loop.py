@@ -109,6 +109,8 @@ class Loop:
         Raises TrainingError when the guard gives up."""
         with stop_asked() as stop:
             self.model.train()
+            if self.at.step == 0:  # what the stage starts from
+                self.measure()
             while self.at.step < self.total:
                 self.step()
                 if self._due(self.config.eval_every):
