@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from qwell.data.chat import ChatExamples, encode_learnt
 from qwell.data.example import Example
 from qwell.data.folder import open_records
+from qwell.data.learn_bpe import save_tokenizer
 from qwell.errors import DataError, TextError, UsageError
 from qwell.text import ChatTemplate, Tokenizer, encode_chat
 from tests.data.small import small_tokenizer
@@ -197,3 +198,30 @@ def test_tokens_of_the_real_vocabulary(tokenizer: Tokenizer, size: int) -> None:
     found = encode_learnt(tokenizer, TEMPLATE, turn * size)
     assert found.input_ids[found.is_target].tolist() == [14990, 151645] * size
     assert found.input_ids.tolist()[-3:] == [14990, 151645, 198]
+
+
+def test_the_mask_is_that_of_transformers(tmp_path: Path) -> None:
+    """transformers finds it another way: `generation` tags in the template mark characters."""
+    from transformers import AutoTokenizer
+
+    tagged = ChatTemplate(
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+        "{% if m.role == 'assistant' %}"
+        "{% generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
+        "{% else %}{{ m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+        "{{ '<|im_start|>assistant\n' if add_generation_prompt }}"
+    )
+    save_tokenizer(TOKENIZER, tagged, tmp_path / "t")
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "t")
+    contents = ["the answer", "é 日本\n\nx ", "def f(x):\n    return x\n", "a" * 50, "x  y", "1234"]
+    messages = [
+        {"role": ("user", "assistant")[i % 2], "content": f"{a} {b}".strip(" ")}
+        for i, (a, b) in enumerate((a, b) for a in contents for b in contents)
+    ]
+    expected = theirs.apply_chat_template(
+        messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    found = encode_learnt(TOKENIZER, tagged, messages)
+    assert found.input_ids.tolist() == expected["input_ids"]
+    assert found.is_target.tolist() == [bool(m) for m in expected["assistant_masks"]]
+    assert found.num_targets > 500

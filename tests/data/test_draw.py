@@ -60,4 +60,6 @@ def test_epochs_and_seeds_differ_and_blocks_are_held_in_windows() -> None:
     window = first[: 50 * WINDOW]
     assert len({at // 50 for at in window}) == WINDOW
     assert window != sorted(window)
+    single = Order([50], 7)
+    assert [single(0, k) for k in range(50)] != [single(1, k) for k in range(50)]
     assert [Order([5], 7, shuffle=False)(3, k) for k in range(5)] == [0, 1, 2, 3, 4]

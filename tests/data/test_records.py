@@ -118,16 +118,24 @@ def test_a_folder_of_code_is_read_by_name_and_the_rest_is_counted(tmp_path: Path
         ".git/config.py": b"x",
         ".hidden.py": b"x",
         "__pycache__/a.py": b"x",
+        "settings.json": b' {"a": 1}',
+        "list.json": b' [{"text": "entry"}]',
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(raw)
     write_lines(tmp_path / "z.jsonl", [{"text": "line"}])
     opened = open_records(tmp_path)
     found = [opened.records[i] for i in range(len(opened.records))]
-    assert [r.value for r in found] == [{"text": "line"}, "b = 1\n", "int x;\n"]
+    assert [r.value for r in found] == [
+        {"text": "entry"},
+        {"text": "line"},
+        "b = 1\n",
+        "int x;\n",
+    ]
     assert dict(opened.skipped) == {
         "not read: .bin": 1,
         "binary": 1,
+        "JSON that is no list of records": 1,
         "not UTF-8": 1,
         "larger than 1 MiB": 1,
         "empty": 1,

@@ -12,8 +12,6 @@ from qwell.data.machine import gather, is_held_out, places
 from qwell.data.tasks import score, write_tasks
 from qwell.errors import DataError, UsageError
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:.*")
-
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
@@ -32,6 +30,7 @@ def root(tmp_path: Path) -> Path:
         (root / "doc" / f"page{i}.rst").write_text(words)
     (root / "copy.py").write_text((root / "m1.py").read_text() + "\n# copy\n")
     (root / "tests" / "test_m.py").write_text("x = 1\n" * 100)
+    (root / "long.py").write_text("".join(f"value_{i} = {i}\n" for i in range(4500)))
     (root / "short.py").write_text("x = 1\n")
     (root / "image.png").write_bytes(b"\0" * 500)
     return root
@@ -60,6 +59,8 @@ def test_near_copies_do_not_cross_the_split(tmp_path: Path, root: Path) -> None:
     made = gather(tmp_path / "out", max_bytes=10_000_000, roots=[root])
     texts = [row["text"] for row in lines(made.train) + lines(made.test)]
     assert sum("def f1(x)" in text for text in texts) == 1
+    assert sum(text.endswith("value_4499 = 4499\n") for text in texts) == 1
+    assert sum("value_9 = 9\n" in text for text in texts) == 1
     assert made.skipped["near duplicates"] >= 1
 
 

@@ -64,6 +64,8 @@ def inspect(
 
     fetch(model)
     tokenizer = load_tokenizer(model)
+    if sys.stdout.isatty() and not (tokens or as_json):
+        note("green: learnt, plain and dim: only read, magenta: control tokens")
     examples = _examples(
         data, model, tokenizer, form=format, raw=raw, template=template, learn=learn
     )

@@ -32,8 +32,9 @@ class Example:
         return int(self.is_target.sum())
 
     def pieces(self, size: int) -> list[Example]:
-        """Cut into pieces of at most `size` tokens; the first token of each is not learnt."""
-        return [self._piece(at, size) for at in range(0, len(self), size)]
+        """Cut into pieces of at most `size` tokens, two at least. Each begins with the last token
+        of the piece before, which is not learnt again: so every token is learnt once."""
+        return [self._piece(at, size) for at in range(0, max(1, len(self) - 1), size - 1)]
 
     def _piece(self, at: int, size: int) -> Example:
         learnt = self.is_target[at : at + size].copy()

@@ -68,8 +68,9 @@ def _open_folder(folder: Path, texts: bool) -> Opened:
     plain: list[Path] = []
     for path in walk(folder, skipped):
         suffix = path.suffix.lower()
-        # A .json file among code is a setting, not data.
-        if suffix in _RECORDS and not (texts and suffix == ".json"):
+        if suffix == ".json" and not _is_list(path):
+            skipped["JSON that is no list of records"] += 1
+        elif suffix in _RECORDS:
             parts.append(_RECORDS[suffix](path))
         elif not texts or suffix not in PROSE | CODE:
             skipped[f"not read: {suffix or 'no ending'}"] += 1
@@ -95,6 +96,15 @@ def walk(folder: Path, skipped: Counter[str]) -> Iterator[Path]:
                 skipped["hidden file"] += 1
             else:
                 yield Path(place, name)
+
+
+def _is_list(path: Path) -> bool:
+    """Settings and reports are objects; data is a list."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+    except OSError:
+        return False
 
 
 def why_not_text(path: Path) -> str | None:

@@ -59,7 +59,7 @@ def gather(
     """
     skipped: Counter[str] = Counter()
     files = _chosen(_found(roots or places(), skipped), max_bytes, prose_share)
-    records = TextFiles([path for path, _ in files])
+    records = TextFiles([path for path, _ in files], piece=MAX_BYTES + 1)
     if not len(records):
         raise DataError("no source code and no documentation was found: name other folders")
     cleaned, report = clean(records, progress=progress)
@@ -145,12 +145,12 @@ def _chosen(
 def _until(
     entries: list[tuple[int, int, Path, str]], limit: float
 ) -> list[tuple[int, int, Path, str]]:
+    """By rank those that still fit."""
     taken, total = [], 0
     for entry in entries:
-        if total + entry[1] > limit:
-            break
-        taken.append(entry)
-        total += entry[1]
+        if total + entry[1] <= limit:
+            taken.append(entry)
+            total += entry[1]
     return taken
 
 

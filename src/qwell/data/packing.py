@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Literal
 
@@ -89,7 +90,7 @@ class PackedRows:
         report, waiting = PackingReport(), list[_Waiting]()
         for address in map(self.mixture.address, range(len(self.mixture))):
             waiting += self._admitted(address, self.mixture.encode(address), report)
-            if _held(waiting) >= REACH * self.tokens_per_row:
+            while _held(waiting) >= REACH * self.tokens_per_row:
                 yield self._take(waiting, report)
         while waiting:
             yield self._take(waiting, report)
@@ -134,14 +135,12 @@ class PackedRows:
                 )
         self.mixture.restore(state["mixture"])
         self.report = PackingReport(**state["report"])
-        self._waiting = [
-            self._again(Address(source, epoch, at), piece)
-            for source, epoch, at, piece in state["waiting"]
-        ]
+        again = lru_cache(2)(self._pieces)  # the pieces of a document wait one after the other
+        addresses = [(Address(*place), piece) for *place, piece in state["waiting"]]
+        self._waiting = [_Waiting(a, piece, again(a)[piece]) for a, piece in addresses]
 
-    def _again(self, address: Address, piece: int) -> _Waiting:
-        found = self.mixture.encode(address)
-        return _Waiting(address, piece, found.pieces(self.tokens_per_row)[piece])
+    def _pieces(self, address: Address) -> list[Example]:
+        return self.mixture.encode(address).pieces(self.tokens_per_row)
 
     def _fill(self) -> None:
         """Reads on until enough documents wait."""
@@ -158,6 +157,7 @@ class PackedRows:
 
     def _admitted(self, address: Address, found: Example, report: PackingReport) -> list[_Waiting]:
         pieces = admitted(found, self.tokens_per_row, self.overlong, report)
+        # A piece of a split conversation may hold none of its targets.
         return [_Waiting(address, i, p) for i, p in enumerate(pieces) if p.num_targets]
 
     def _take(self, waiting: list[_Waiting], report: PackingReport) -> Rows:
@@ -177,8 +177,7 @@ def _held(waiting: list[_Waiting]) -> int:
 
 
 def admitted(found: Example, size: int, overlong: Overlong, report: PackingReport) -> list[Example]:
-    """The pieces of a document by the rule for over-long ones; what is left out is noted. A piece
-    without targets is a single token at the end of a split document."""
+    """The pieces of a document by the rule for over-long ones; what is left out is noted."""
     report.documents += 1
     if not found.num_targets:
         report.note("untargeted", found)

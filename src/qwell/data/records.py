@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from qwell.errors import DataError, NotFoundError
 
-PIECE = 1 << 20
-"""Bytes of a plain text file that are one record at most; longer files are cut at a line end."""
+PIECE = 1 << 16
+"""Bytes of a plain text file that are one record at most; longer files are cut at a line end, so
+that a corpus in one file can be shuffled."""
 _CHUNK = 1 << 20
 _BLANK = 16  # bytes; a longer line of white space is refused
 _GROUPS = 16  # row groups of Parquet files held at a time
@@ -88,12 +89,12 @@ class JsonFile:
 
 
 class TextFiles:
-    """Plain text and code: one document a file, in records of at most PIECE bytes. Every file must
-    be UTF-8."""
+    """Plain text and code: one document a file, in records of at most `piece` bytes (PIECE). Every
+    file must be UTF-8."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], piece: int | None = None) -> None:
         self._paths = paths
-        cuts = [_text_cuts(path) for path in paths]
+        cuts = [_text_cuts(path, piece or PIECE) for path in paths]
         self._cuts = cuts
         self._ends = list(accumulate(len(c) - 1 for c in cuts))
         self.blocks = [len(self)]
@@ -208,12 +209,12 @@ def _decoded(raw: bytes, place: str) -> str:
         ) from error
 
 
-def _text_cuts(path: Path) -> list[int]:
-    """Offsets 0, ..., size that cut a text file behind line ends into at most PIECE bytes."""
+def _text_cuts(path: Path, piece: int) -> list[int]:
+    """Offsets 0, ..., size that cut a text file behind line ends into at most `piece` bytes."""
     cuts = [0]
     try:
         with path.open("rb") as file:
-            while len(chunk := file.read(PIECE)) == PIECE:
+            while len(chunk := file.read(piece)) == piece:
                 cut = chunk.rfind(b"\n") + 1 or _character_start(chunk)
                 cuts.append(cuts[-1] + cut)
                 _decoded(chunk[:cut], f"{path} from byte {cuts[-2]}")
