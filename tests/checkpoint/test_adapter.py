@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from qwell.checkpoint import Adapter, merged, open_adapter, open_checkpoint, write_adapter
 from qwell.config import ModelConfig
@@ -217,6 +219,31 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
     refused(folder, "adapter_model.safetensors", kind=NotFoundError)
     (folder / "adapter_model.bin").write_bytes(b"\x80")
     refused(folder, "pickle")
+
+
+KEYS = ("r", "lora_alpha", "target_modules", "layers_to_transform", "rank_pattern", "bias")
+KEYS += ("alpha_pattern", "init_lora_weights", "exclude_modules", "peft_type", "use_rslora")
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(key=st.sampled_from(KEYS), value=VALUES, whole=st.booleans())
+def test_any_value_opens_or_is_refused(
+    key: str, value: Any, whole: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "any"
+    tensors = factors(RAW, 4)
+    if not whole:
+        tensors = {name: t for name, t in tensors.items() if "q_proj" not in name}
+    write_peft(folder, RAW, tensors=tensors, **{key: value})
+    try:
+        assert open_adapter(folder, CONFIG).loras
+    except QwellError as error:
+        assert "\n" not in str(error)
 
 
 def test_damaged_json(tmp_path: Path) -> None:

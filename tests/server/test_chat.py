@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.server.live import Live, error_of, live, random_llm, says
+from tests.engine.tiny import make_llm
+from tests.server.live import Live, chat_tokenizer, error_of, live, random_llm, says
 
 HI = [{"role": "user", "content": "hi"}]
 
@@ -86,6 +87,14 @@ def test_the_truth_block_tells_what_was_done(server: Live) -> None:
     assert sorted(truth["ignored"]) == ["colour", "user"]
     assert truth["choices"][0]["finish_reason"] == "length"
     assert truth["prompt_tokens_sent"] == truth["prompt_tokens_used"]
+    assert truth["adapter"] is None
+
+
+def test_the_truth_block_names_the_adapter() -> None:
+    llm = make_llm(tokenizer=chat_tokenizer(), adapter_id="0123456789abcdef")
+    with live(llm) as server:
+        reply = server.chat(max_tokens=1, qwell={"truth": True}).json()
+    assert reply["qwell"]["truth"]["adapter"] == "0123456789abcdef"
 
 
 def test_a_stream_carries_the_truth_once(server: Live) -> None:

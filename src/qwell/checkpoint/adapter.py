@@ -200,8 +200,9 @@ class _Rules:
     def check_absent(self, module: str) -> None:
         """Raises CheckpointError if the config says that the linear has an adapter."""
         targets, layers = self.raw.get("target_modules"), self.raw.get("layers_to_transform")
-        if isinstance(layers, int):
-            layers = [layers]
+        layers = [layers] if isinstance(layers, int) else layers
+        if layers is not None and not isinstance(layers, list):
+            raise CheckpointError(f"{self.path}: layers_to_transform is no list of layers")
         if layers is not None and int(module.split(".")[2]) not in layers:
             return
         if self.raw.get("exclude_modules") is not None or not isinstance(targets, list):

@@ -61,7 +61,9 @@ def write_adapter(
 def _config(
     loras: Mapping[str, object], rank: int, alpha: float, rslora: bool, base_model: str
 ) -> dict[str, object]:
-    layers = {int(module.split(".")[2]) for module in loras}
+    layers = sorted({int(module.split(".")[2]) for module in loras})
+    targets = sorted({module.split(".")[-1] for module in loras})
+    is_regular = len(loras) == len(layers) * len(targets)
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -76,6 +78,6 @@ def _config(
         "fan_in_fan_out": False,
         "init_lora_weights": True,
         "modules_to_save": None,
-        "layers_to_transform": sorted(layers),
-        "target_modules": sorted({module.split(".")[-1] for module in loras}),
+        "layers_to_transform": layers if is_regular else None,
+        "target_modules": targets if is_regular else list(loras),
     }

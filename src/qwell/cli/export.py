@@ -26,12 +26,13 @@ def export(
     fetch(model)
     progress = Progress("writing the weights", in_pipes=True)
     try:
-        write(
+        is_exact = write(
             model, out, format=format, dtype=dtype, adapter=adapter, force=force, progress=progress
         )
     finally:
         progress.close()
-    note(f"written: {out}")
+    rounded = f"; weights were rounded to {dtype or 'bf16'}, --dtype f32 keeps every bit"
+    note(f"written: {out}{'' if is_exact else rounded}")
 
 
 def merge(

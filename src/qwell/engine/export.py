@@ -35,11 +35,12 @@ def export(
     adapter: str | Path | None = None,
     force: bool = False,
     progress: Progress | None = None,
-) -> None:
+) -> bool:
     """Writes `model` (what `qwell.load` takes) to `out`: format 'hf' makes a folder, 'gguf' a file.
 
     dtype: of DTYPES[format]; weights of a quantised file are dequantised first. adapter: a PEFT
-    folder that is merged into the weights, in float32. Nothing is replaced unless `force`.
+    folder that is merged into the weights, in float32. Nothing is replaced unless `force`. Gives
+    whether every number written is that of the model, none rounded.
     progress(done, total) counts bytes of weights. Raises UsageError, StorageError (the disk), what
     `resolve`, `open_checkpoint` and `open_adapter` raise, CheckpointError for a weight that is not
     finite in dtype."""
@@ -51,16 +52,21 @@ def export(
     parts = _parts(model, adapter)
     write = _write_hf if format == "hf" else _write_gguf
     write(parts, Path(out).expanduser(), dtype, force, progress)
+    vectors = "F32" if format == "gguf" else dtype.upper()
+    kinds = (
+        (t.dtype, vectors if len(t.shape) == 1 else dtype.upper()) for t in parts.tensors.values()
+    )
+    return all(kind in ("F32", own) for own, kind in kinds)
 
 
-def export_hf(model: str, out: str | Path, *, dtype: str = "bf16", **options: object) -> None:
+def export_hf(model: str, out: str | Path, *, dtype: str = "bf16", **options: object) -> bool:
     """`export` with format 'hf'."""
-    export(model, out, format="hf", dtype=dtype, **options)  # type: ignore[arg-type]
+    return export(model, out, format="hf", dtype=dtype, **options)  # type: ignore[arg-type]
 
 
-def export_gguf(model: str, out: str | Path, *, dtype: str = "bf16", **options: object) -> None:
+def export_gguf(model: str, out: str | Path, *, dtype: str = "bf16", **options: object) -> bool:
     """`export` with format 'gguf'."""
-    export(model, out, format="gguf", dtype=dtype, **options)  # type: ignore[arg-type]
+    return export(model, out, format="gguf", dtype=dtype, **options)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from qwell.config import ModelConfig
 from qwell.errors import MemoryBudgetError, StorageError, UnsupportedModelError
 from qwell.model.batch import Batch
 from qwell.model.weights import F32, LowRank, Rope, Weights, build_weights
-from qwell.native.adapter import pack_adapters
 from qwell.native.build import build
 from qwell.native.cpu import default_threads, selected_isa
 from qwell.native.fuse import fuse, listing
@@ -63,8 +62,13 @@ class NativeModel:
         """
         check_supported(config)
         tensors, size = read_table(folder)
-        packed, data = pack_adapters(adapters or {}, tensors, size)
-        weights = build_weights(config, tensors, packed)
+        factors: Mapping[str, LowRank] = {}
+        data = np.empty(0, np.uint8)
+        if adapters:  # a start without one does not pay for the import
+            from qwell.native.adapter import pack_adapters
+
+            factors, data = pack_adapters(adapters, tensors, size)
+        weights = build_weights(config, tensors, factors)
         phases = fuse(record(weights), fused)
         selected_isa()
         try:

@@ -114,6 +114,8 @@ def report(app: App, address: tuple[str, int], speed: str, kv_bytes: int) -> Ite
     left = available_bytes()
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
     yield f"{served.name} at http://{host}:{address[1]}/v1"
+    if served.llm.adapter_id:
+        yield f"adapter      {served.llm.adapter_id}"
     yield f"context      {served.llm.max_context:,} tokens a request, prompt and reply"
     yield (
         f"memory       {kv_bytes / 1e9:.2f} GB for keys and values ({found.pages_total:,} pages)"
