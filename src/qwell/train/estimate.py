@@ -210,7 +210,7 @@ def _measure(
     best = best_step = float("inf")
     for _ in range(3):
         start = perf_counter()
-        objective.loss(decoder, rows, 1e-3).backward()  # type: ignore[no-untyped-call]
+        objective.loss(decoder, rows, 1e-3).backward()
         middle = perf_counter()
         optimizer.step(1e-9)
         end = perf_counter()

@@ -192,7 +192,7 @@ class Loop:
         summed = 0.0
         for item in items:
             loss = self.objective.loss(self.model, item, scale)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             summed += float(loss.detach())
         return self.world.sum(summed)[0]
 
