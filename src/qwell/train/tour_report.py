@@ -119,6 +119,7 @@ def _plot_bars(path: Path, facts: Mapping[str, Any]) -> None:
     values = (found["fresh"], found["xz"], found["model"])
     left.bar(names, values, color=("0.75", "0.55", "C0"))
     left.bar_label(left.containers[0], fmt="%.2f")
+    left.margins(y=0.12)
     left.set_ylabel("bits per byte (less is better)")
     tasks = list(facts["accuracy sft"])
     at = range(len(tasks))
