@@ -229,4 +229,5 @@ NB_MODULE(_core, m) {
 
   bind_probe(m);
   bind_sampler(m);
+  bind_train(m);
 }
