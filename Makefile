@@ -6,7 +6,7 @@ MODEL ?= qwen2.5-coder:0.5b
 HOURS ?= 4
 CASES ?= 1000000
 PROMPT ?= Write a Python function that returns the n-th Fibonacci number.
-CORE := $(wildcard csrc/*.cpp csrc/*.h csrc/kernels/*.cpp csrc/kernels/*.h csrc/kernels/lanes/*.h)
+CORE := $(wildcard csrc/*.cpp csrc/*.h csrc/kernels/*.cpp csrc/kernels/*.h csrc/kernels/lanes/*.h csrc/train/*.cpp csrc/train/*.h)
 CHECK := $(wildcard tests/cross/*.cpp tests/cross/*.h)
 
 .DEFAULT_GOAL := help

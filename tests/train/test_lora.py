@@ -30,6 +30,7 @@ def adapted(seed: int = 0, config: LoraConfig = CONFIG, **shape: object) -> Deco
     return decoder
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:Model has .tie_word_embeddings")
 @pytest.mark.parametrize("embeddings", [False, True])
 @pytest.mark.parametrize("tied", [True, False])
 def test_peft_opens_the_adapter_and_gives_the_same_gradients(

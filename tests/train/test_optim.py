@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from qwell.train.optim import AdamW, AdamWConfig, clip_scale, cosine, grad_norm, wsd
+from qwell.train import kernels
+from qwell.train.optim import AdamW, AdamWConfig, clip_scale, grad_norm
 from tests.train.test_parity import relative
 
 STEPS = 20
@@ -36,9 +37,9 @@ def test_float32_equals_torch() -> None:
 
 
 def test_a_split_master_is_float32_to_the_bit() -> None:
-    exact, _ = run(torch.float32)
-    rounded, optimizer = run(torch.bfloat16)
-    assert torch.equal(rounded, exact.bfloat16())
+    with kernels.slow_twins():  # the native one fuses multiply and add: other last bits
+        exact, _ = run(torch.float32)
+        _, optimizer = run(torch.bfloat16)
     assert torch.equal(whole(optimizer), exact)
 
 
@@ -83,12 +84,3 @@ def test_clipping() -> None:
     assert grad_norm([weight]) == pytest.approx(5.0)
     assert clip_scale(5.0, 1.0) == pytest.approx(0.2)
     assert clip_scale(0.5, 1.0) == 1.0
-
-
-def test_schedules() -> None:
-    lr = [cosine(s, peak=1.0, floor=0.1, warmup_steps=4, total_steps=12) for s in range(14)]
-    assert lr[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
-    assert lr[8] == pytest.approx(0.55)
-    assert lr[12] == lr[13] == pytest.approx(0.1)
-    kw = {"peak": 1.0, "floor": 0.0, "warmup_steps": 2, "decay_steps": 4, "total_steps": 10}
-    assert [wsd(s, **kw) for s in (0, 1, 5, 6, 8, 10)] == pytest.approx([0.5, 1, 1, 1, 0.5, 0])

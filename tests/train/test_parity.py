@@ -46,7 +46,7 @@ def documents(config: ModelConfig, seed: int = 0) -> Rows:
 
 
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a - b).norm() / b.norm())
+    return ((a - b).norm() / b.norm()).item()
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)

@@ -7,14 +7,15 @@ nothing. Shapes as in `model/ops.py`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from qwell.train.gemm import matmul_nn, matmul_nt, matmul_tn
+from qwell.train import kernels
+from qwell.train.gemm import matmul_nn, matmul_nt, matmul_tn, product
 
 Ctx = Any
 
@@ -25,11 +26,10 @@ class Linear(Function):
     @staticmethod
     def forward(ctx: Ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x if weight.requires_grad else None, weight)
-        y = matmul_nt(x, weight)
-        return y if bias is None else y.add_(bias)
+        return matmul_nt(x, weight, bias)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad
@@ -45,15 +45,23 @@ class RmsNorm(Function):
 
     @staticmethod
     def forward(ctx: Ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        ctx.save_for_backward(x, weight)
         ctx.eps = eps
+        if kernels.takes(x, weight):
+            x = x.contiguous()
+            y, rstd = kernels.norm(x, weight, eps)
+            ctx.save_for_backward(x, weight, rstd)
+            return y
+        ctx.save_for_backward(x, weight, None)
         wide = x.float()
         return (wide * _rstd(wide, eps) * weight.float()).to(x.dtype)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+        x, weight, kept = ctx.saved_tensors
+        if kept is not None:
+            found = kernels.norm_back(grad.contiguous(), x, weight, kept, ctx.needs_input_grad[1])
+            return (*found, None)
         wide, g = x.float(), grad.float()
         rstd = _rstd(wide, ctx.eps)
         normed = wide * rstd
@@ -75,18 +83,20 @@ class Rope(Function):
     @staticmethod
     def forward(ctx: Ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turn(x, cos, sin)
+        return _turn(x, cos, sin, 1.0)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
-        return _turn(grad, cos, -sin), None, None
+        return _turn(grad, cos, sin, -1.0), None, None
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
+    if kernels.takes(x):
+        return kernels.rope(x.contiguous(), cos, sin, sign)
     a, b = x.float().chunk(2, dim=-1)
-    c, s = cos[:, None], sin[:, None]
+    c, s = cos[:, None], sign * sin[:, None]
     return torch.cat([a * c - b * s, b * c + a * s], dim=-1).to(x.dtype)
 
 
@@ -96,13 +106,17 @@ class SiluMul(Function):
     @staticmethod
     def forward(ctx: Ctx, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
+        if kernels.takes(gate, up):
+            return kernels.silu_mul(gate, up)
         wide = gate.float()
         return (wide * torch.sigmoid(wide) * up.float()).to(gate.dtype)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         gate, up = ctx.saved_tensors
+        if kernels.takes(grad, gate, up):
+            return kernels.silu_mul_back(grad.contiguous(), gate, up)
         wide, g = gate.float(), grad.float()
         sigmoid = torch.sigmoid(wide)
         silu = wide * sigmoid
@@ -110,27 +124,54 @@ class SiluMul(Function):
         return (g * up.float() * slope).to(gate.dtype), (g * silu).to(up.dtype)
 
 
+class FrozenLinear(Function):
+    """x W^T + bias where nothing of W is learnt; W is a tensor or packed integers."""
+
+    @staticmethod
+    def forward(ctx: Ctx, x: Tensor, base: Base, bias: Tensor | None) -> Tensor:
+        ctx.base = base
+        return matmul_nt(x, opened(base, x), bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return matmul_nn(grad, opened(ctx.base, grad)), None, None
+
+
 class LoraLinear(Function):
-    """x W^T + bias + scale (x A^T) B^T with W frozen: keeps x [T, in] and x A^T [T, rank]."""
+    """x W^T + bias + scale (x A^T) B^T with W frozen: keeps x [T, in] and scale x A^T [T, rank].
+    W is a tensor, or packed integers that are dequantised here and once more in the backward."""
 
     @staticmethod
     def forward(
-        ctx: Ctx, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
+        ctx: Ctx, x: Tensor, base: Base, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
     ) -> Tensor:
-        low = x @ a.t()
-        ctx.save_for_backward(x, low, weight, a, b)
-        ctx.scale = scale
-        y = matmul_nt(x, weight)
-        if bias is not None:
-            y += bias
-        return y.addmm_(low, b.t(), alpha=scale)
+        low = matmul_nt(x, a).mul_(scale)
+        ctx.save_for_backward(x, low, a, b)
+        ctx.base, ctx.scale = base, scale
+        return product(low, b.t(), out=matmul_nt(x, opened(base, x), bias), add=True)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, low, weight, a, b = ctx.saved_tensors
-        grad_low = (grad @ b).mul_(ctx.scale)
+        x, low, a, b = ctx.saved_tensors
+        grad_low = matmul_nn(grad, b).mul_(ctx.scale)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = matmul_nn(grad, weight).addmm_(grad_low, a)
-        return grad_x, None, None, grad_low.t() @ x, (grad.t() @ low).mul_(ctx.scale), None
+            grad_x = matmul_nn(grad, opened(ctx.base, grad))
+            product(grad_low, a, out=grad_x, add=True)
+        return grad_x, None, None, matmul_tn(grad_low, x), matmul_tn(grad, low), None
+
+
+class Dequantised(Protocol):
+    """A matrix that is made when it is asked for (`packed.Packed`)."""
+
+    def dequantise(self, dtype: torch.dtype = ...) -> Tensor: ...
+
+
+Base = Tensor | Dequantised
+
+
+def opened(base: Base, like: Tensor) -> Tensor:
+    """The weights [out, in] in the type of the activations."""
+    return base if isinstance(base, Tensor) else base.dequantise(like.dtype)

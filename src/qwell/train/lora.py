@@ -24,7 +24,8 @@ from qwell.checkpoint.mapped import read_object
 from qwell.checkpoint.safetensors import read_safetensors
 from qwell.errors import CheckpointError, StorageError, UnsupportedModelError, UsageError
 from qwell.train import functions
-from qwell.train.modules import Decoder, Linear
+from qwell.train.modules import Block, Decoder, Linear
+from qwell.train.packed import PackedLinear
 from qwell.train.weights import sync
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -58,43 +59,50 @@ class LoraConfig:
 class Matrix(nn.Module):
     """One factor of an adapter; the name PEFT gives its weight is this module's."""
 
-    def __init__(self, rows: int, columns: int, like: Tensor) -> None:
+    def __init__(self, rows: int, columns: int, **where: Any) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(rows, columns, dtype=like.dtype, device=like.device))
+        self.weight = nn.Parameter(torch.zeros(rows, columns, **where))
 
 
 class LoraLinear(nn.Module):
-    """A frozen linear layer and its adapter. Its base keeps the checkpoint's parameter names:
-    `weight` and `bias` are this module's own."""
+    """A frozen linear layer and its adapter. The layer below keeps the checkpoint's parameter
+    names: `weight` and `bias` are this module's own. `base` is the packed matrix of QLoRA."""
 
-    def __init__(self, base: Linear, config: LoraConfig) -> None:
+    def __init__(self, below: Linear | PackedLinear, config: LoraConfig) -> None:
         super().__init__()
-        self.in_features, self.out_features = base.in_features, base.out_features
+        self.in_features, self.out_features = below.in_features, below.out_features
         self.scale = config.alpha / config.rank
-        self.weight, self.bias = base.weight, base.bias
-        self.weight.requires_grad_(False)
-        if self.bias is not None:
-            self.bias.requires_grad_(False)
-        self.lora_A = Matrix(config.rank, base.in_features, base.weight)
-        self.lora_B = Matrix(base.out_features, config.rank, base.weight)
+        self.bias = below.bias
+        self.weight = below.weight if isinstance(below, Linear) else None
+        self.base = below.base if isinstance(below, PackedLinear) else None
+        if isinstance(below, PackedLinear):
+            where: dict[str, Any] = {"dtype": below.dtype, "device": below.base.codes.device}
+        else:
+            where = {"dtype": below.weight.dtype, "device": below.weight.device}
+        self.lora_A = Matrix(config.rank, below.in_features, **where)
+        self.lora_B = Matrix(below.out_features, config.rank, **where)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = functions.LoraLinear.apply(
-            x, self.weight, self.bias, self.lora_A.weight, self.lora_B.weight, self.scale
+            x, self._below(), self.bias, self.lora_A.weight, self.lora_B.weight, self.scale
         )
         return y
+
+    def _below(self) -> functions.Base:
+        if self.base is not None:
+            return self.base
+        assert self.weight is not None
+        return self.weight
 
     @torch.no_grad()
     def merged(self) -> Linear:
         """A plain linear layer with the adapter added to the weight, rounded once."""
-        base = Linear(
-            self.in_features, self.out_features, bias=self.bias is not None, device="meta"
-        )
-        product = self.lora_B.weight.float() @ self.lora_A.weight.float()
-        whole = self.weight.float() + self.scale * product
-        base.weight = nn.Parameter(whole.to(self.weight.dtype))
-        base.bias = self.bias
-        return base
+        plain = Linear(self.in_features, self.out_features, bias=False, device="meta")
+        wide = functions.opened(self._below(), torch.empty(0, dtype=torch.float32)).float()
+        wide += self.scale * (self.lora_B.weight.float() @ self.lora_A.weight.float())
+        plain.weight = nn.Parameter(wide.to(self.lora_A.weight.dtype))
+        plain.register_parameter("bias", self.bias)
+        return plain
 
 
 def add_lora(decoder: Decoder, config: LoraConfig, *, seed: int = 0) -> None:
@@ -102,7 +110,7 @@ def add_lora(decoder: Decoder, config: LoraConfig, *, seed: int = 0) -> None:
     (Kaiming, a = sqrt(5)), B zero: the model starts as it was."""
     decoder.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
-    for parent, name, base in _linears(decoder, config.targets):
+    for parent, name, base in _linears(decoder, config.targets, Linear, PackedLinear):
         adapted = LoraLinear(base, config)
         bound = 1 / math.sqrt(base.in_features)
         with torch.no_grad():
@@ -115,19 +123,21 @@ def add_lora(decoder: Decoder, config: LoraConfig, *, seed: int = 0) -> None:
 
 
 def merge_lora(decoder: Decoder) -> None:
-    """Adds every adapter to its weight: the decoder becomes a plain one that can be saved."""
-    for parent, name, _ in list(_linears(decoder, TARGETS, LoraLinear)):
-        setattr(parent, name, getattr(parent, name).merged())
+    """Adds every adapter to its weight: the decoder becomes a plain one that can be saved, packed
+    matrices without an adapter included."""
+    for parent, name, child in list(_linears(decoder, TARGETS, LoraLinear, PackedLinear)):
+        setattr(parent, name, child.merged())
     decoder.requires_grad_(True)
 
 
 def _linears(
-    decoder: Decoder, targets: tuple[str, ...], kind: type[nn.Module] = Linear
+    decoder: Decoder, targets: tuple[str, ...], *kinds: type[nn.Module]
 ) -> Iterator[tuple[nn.Module, str, Any]]:
     for layer in decoder.model.layers:
+        assert isinstance(layer, Block)
         for parent in (layer.self_attn, layer.mlp):
             for name, child in list(parent.named_children()):
-                if name in targets and isinstance(child, kind):
+                if name in targets and isinstance(child, kinds):
                     yield parent, name, child
 
 
@@ -137,9 +147,7 @@ def _linears(
 def adapter_state(decoder: Decoder) -> dict[str, Tensor]:
     """PEFT's names and the weights of everything that learns. A trained tied embedding is stored
     under both of its names, as PEFT holds two copies."""
-    found = {
-        _STEM + name: p.detach() for name, p in decoder.named_parameters() if p.requires_grad
-    }
+    found = {_STEM + name: p.detach() for name, p in decoder.named_parameters() if p.requires_grad}
     embedding, head = (f"{_STEM}{name}.weight" for name in ("model.embed_tokens", "lm_head"))
     if embedding in found and head not in found:
         found[head] = found[embedding].clone()

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from qwell.train.gemm import matmul_nn, matmul_nt, matmul_tn
+from qwell.train import kernels
+from qwell.train.gemm import matmul_nt, product
 
 CHUNK_ROWS = 256
 
@@ -66,17 +67,17 @@ class _CrossEntropy(Function):
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for x, target, rows in _chunks(hidden, targets, chunk_rows):
             logits = matmul_nt(x, head)
-            nll, grad = softmax_grad(logits, target, scale)
+            nll, grad = softmax_grad(logits, target, scale if need_hidden or need_head else 0.0)
             total += nll.sum()
             if grad_hidden is not None:
-                grad_hidden[rows] = matmul_nn(grad, head)
+                product(grad, head, out=grad_hidden[rows])
             if grad_head is not None:
-                grad_head += matmul_tn(grad, x)
+                product(grad.t(), x, out=grad_head, add=True)
         ctx.save_for_backward(grad_hidden, grad_head)
         return total * scale
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         found = [
             None if g is None else g if float(grad) == 1.0 else g.mul_(grad)
@@ -99,7 +100,7 @@ class _TokenLogprobs(Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, head, targets = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
@@ -110,14 +111,17 @@ class _TokenLogprobs(Function):
             slope[torch.arange(len(x)), target] -= 1
             slope *= -grad[rows, None] / ctx.temperature
             slope = slope.to(hidden.dtype)
-            grad_hidden[rows] = matmul_nn(slope, head)
+            product(slope, head, out=grad_hidden[rows])
             if grad_head is not None:
-                grad_head += matmul_tn(slope, x)
+                product(slope.t(), x, out=grad_head, add=True)
         return grad_hidden, grad_head, None, None, None
 
 
 def softmax_grad(logits: Tensor, targets: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """-log p(target) [n] float32 and scale * (softmax - one-hot) [n, V] in the logits' type."""
+    """-log p(target) [n] float32 and scale * (softmax - one-hot) [n, V] in the logits' type, which
+    may take the logits' place; without a meaning where scale is 0."""
+    if kernels.takes(logits):
+        return kernels.cross_entropy(logits, targets, scale), logits
     wide = logits.float()
     lse = wide.logsumexp(-1)
     rows = torch.arange(len(wide), device=wide.device)

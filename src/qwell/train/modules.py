@@ -134,6 +134,8 @@ class Decoder(nn.Module):
         FSDP group holds it whole."""
         self.ops.device = self.model.embed_tokens.weight.device
         hidden = decoder.hidden(self.ops, self.model, batch)
-        return self.ops.linear(hidden, self.lm_head) if loss is None else loss(
-            hidden, self.lm_head.weight
+        return (
+            self.ops.linear(hidden, self.lm_head)
+            if loss is None
+            else loss(hidden, self.lm_head.weight)
         )

@@ -1,4 +1,4 @@
-"""AdamW over weights in bf16, schedules as pure functions, clipping.
+"""AdamW over weights in bf16, and clipping. Schedules live in `schedule.py`.
 
 What each weight costs in bytes, weight and gradient (4) included:
 
@@ -23,11 +23,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from qwell.train import kernels
+
 SLAB = 1 << 18
 """Elements updated at a time: the temporaries stay in the cache."""
 
 BLOCK = 256
 """Elements that share a scale of 8-bit moments."""
+
+_MASK32, _MASK64 = (1 << 32) - 1, (1 << 64) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,22 @@ class AdamWConfig:
     'none' rounds stochastically."""
     seed: int = 0
     """Of stochastic rounding: the same seed and step give the same bits."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """The numbers of one update of one parameter."""
+
+    beta1: float
+    beta2: float
+    eps: float
+    decay: float
+    """What the weight is multiplied by: 1 - lr * weight_decay."""
+    lr: float
+    grad_scale: float
+    correct1: float
+    correct2: float
+    seed: int
 
 
 class AdamW:
@@ -61,59 +81,25 @@ class AdamW:
     def step(self, lr: float, *, grad_scale: float = 1.0) -> None:
         """One update; gradients count `grad_scale` times (see `clip_scale`)."""
         self.step_count += 1
-        for i, (name, parameter) in enumerate(self.parameters.items()):
+        for index, (name, parameter) in enumerate(self.parameters.items()):
             if parameter.grad is None:
                 continue
+            weight, grad = _local(parameter), _local(parameter.grad).contiguous()
             decay = self.config.weight_decay if parameter.ndim > 1 else 0.0
-            weight, grad = _local(parameter).view(-1), _local(parameter.grad).reshape(-1)
-            for lo in range(0, len(weight), SLAB):
-                hi = min(lo + SLAB, len(weight))
-                self._update(
-                    weight[lo:hi], grad[lo:hi], self.states[name], lo, hi, lr, decay, grad_scale, i
-                )
+            update = self._update(lr, decay, grad_scale, index)
+            state = self.states[name]
+            if kernels.takes(weight, grad) and weight.is_contiguous():
+                kernels.adamw(weight, grad, state, update)
+            else:
+                apply_slowly(weight.view(-1), grad.view(-1), state, update)
 
-    def _update(
-        self,
-        weight: Tensor,
-        grad: Tensor,
-        state: dict[str, Tensor],
-        lo: int,
-        hi: int,
-        lr: float,
-        decay: float,
-        grad_scale: float,
-        index: int,
-    ) -> None:
+    def _update(self, lr: float, decay: float, grad_scale: float, index: int) -> Update:
         b1, b2 = self.config.betas
-        g = grad.float() * grad_scale
-        m, v = _read(state, "m", lo, hi), _read(state, "v", lo, hi)
-        m.mul_(b1).add_(g, alpha=1 - b1)
-        v.mul_(b2).addcmul_(g, g, value=1 - b2)
-        correct1, correct2 = 1 - b1**self.step_count, 1 - b2**self.step_count
-        w = _wide(weight, state, lo, hi)
-        w.mul_(1 - lr * decay)
-        w.addcdiv_(m, (v / correct2).sqrt_().add_(self.config.eps), value=-lr / correct1)
-        _write(state, "m", lo, hi, m)
-        _write(state, "v", lo, hi, v)
-        self._store(weight, w, state, lo, hi, index)
-
-    def _store(
-        self, weight: Tensor, w: Tensor, state: dict[str, Tensor], lo: int, hi: int, index: int
-    ) -> None:
-        if weight.dtype != torch.bfloat16:
-            weight.copy_(w)
-        elif "low" in state:
-            bits = w.view(torch.int32)
-            upper = (bits + 0x8000) >> 16  # round half up; the rest is a signed lower half
-            state["low"][lo:hi] = (bits - (upper << 16)).to(torch.int16)
-            weight.view(torch.int16).copy_(upper.to(torch.int16))
-        else:
-            generator = torch.Generator().manual_seed(
-                hash((self.config.seed, self.step_count, index, lo)) & (2**63 - 1)
-            )
-            noise = torch.randint(0, 1 << 16, w.shape, dtype=torch.int32, generator=generator)
-            upper = (w.view(torch.int32) + noise) >> 16
-            weight.view(torch.int16).copy_(upper.to(torch.int16))
+        t = self.step_count
+        seed = mix(mix(mix(self.config.seed) + t) + index)
+        return Update(
+            b1, b2, self.config.eps, 1 - lr * decay, lr, grad_scale, 1 - b1**t, 1 - b2**t, seed
+        )
 
     def _fresh(self, weight: Tensor) -> dict[str, Tensor]:
         n, where = weight.numel(), weight.device
@@ -149,12 +135,68 @@ def _local(tensor: Tensor) -> Tensor:
     return found.detach()
 
 
+# --- one update, slowly ---------------------------------------------------------------------
+
+
+def apply_slowly(weight: Tensor, grad: Tensor, state: dict[str, Tensor], u: Update) -> None:
+    """The slow twin of `kernels.adamw`: any type, any device, a slab at a time. Flat tensors."""
+    for lo in range(0, len(weight), SLAB):
+        hi = min(lo + SLAB, len(weight))
+        g = grad[lo:hi].float() * u.grad_scale
+        m, v = _read(state, "m", lo, hi), _read(state, "v", lo, hi)
+        m.mul_(u.beta1).add_(g, alpha=1 - u.beta1)
+        v.mul_(u.beta2).addcmul_(g, g, value=1 - u.beta2)
+        w = _wide(weight[lo:hi], state, lo, hi).mul_(u.decay)
+        w.addcdiv_(m, (v / u.correct2).sqrt_().add_(u.eps), value=-u.lr / u.correct1)
+        _write(state, "m", lo, hi, m)
+        _write(state, "v", lo, hi, v)
+        _store(weight[lo:hi], w, state, u.seed, lo, hi)
+
+
 def _wide(weight: Tensor, state: dict[str, Tensor], lo: int, hi: int) -> Tensor:
     """The float32 value of weights: with the lower half of the master where there is one."""
     if "low" not in state:
         return weight.float() if weight.dtype != torch.float32 else weight.clone()
     upper = weight.view(torch.int16).to(torch.int32) << 16
     return (upper + state["low"][lo:hi]).view(torch.float32)
+
+
+def _store(
+    weight: Tensor, w: Tensor, state: dict[str, Tensor], seed: int, lo: int, hi: int
+) -> None:
+    """Rounds float32 weights into their place; the rest of a split master is a signed half."""
+    if weight.dtype != torch.bfloat16:
+        weight.copy_(w)
+        return
+    bits = w.view(torch.int32)
+    add = torch.tensor(0x8000, dtype=torch.int32) if "low" in state else _noise(seed, lo, hi)
+    upper = (bits + add.to(bits.device)) >> 16
+    if "low" in state:
+        state["low"][lo:hi] = (bits - (upper << 16)).to(torch.int16)
+    weight.view(torch.int16).copy_(upper.to(torch.int16))
+
+
+def _noise(seed: int, lo: int, hi: int) -> Tensor:
+    """Random numbers of 16 bits by element: the hash of the native kernel (splitmix's mixing, 32
+    bits wide), so both twins round alike."""
+    index = torch.arange(lo, hi, dtype=torch.int64)
+    x = _times(index & _MASK32, 0x9E3779B1) ^ (seed & _MASK32)
+    x = _times(x ^ (x >> 16), 0x7FEB352D) ^ (seed >> 32) ^ (index >> 32)
+    x = _times(x ^ (x >> 15), 0x846CA68B)
+    return ((x ^ (x >> 16)) >> 16).to(torch.int32)
+
+
+def _times(x: Tensor, factor: int) -> Tensor:
+    """x * factor modulo 2^32, in 64 bits without overflow."""
+    return ((x >> 16) * factor % (1 << 16) * (1 << 16) + (x & 0xFFFF) * factor) & _MASK32
+
+
+def mix(x: int) -> int:
+    """splitmix64: spreads the bits of a counter."""
+    x = (x + 0x9E3779B97F4A7C15) & _MASK64
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK64
+    return x ^ (x >> 31)
 
 
 # --- 8-bit moments --------------------------------------------------------------------------
@@ -193,7 +235,7 @@ def _scales(state: dict[str, Tensor], moment: str, lo: int, hi: int) -> Tensor:
     return blocks.repeat_interleave(BLOCK)[: hi - lo]
 
 
-# --- clipping and schedules -----------------------------------------------------------------
+# --- clipping --------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -201,6 +243,9 @@ def grad_norm(parameters: Iterable[nn.Parameter]) -> float:
     """Euclidean norm of all gradients together (of this process's parts)."""
     total = 0.0
     for grad in _grads(parameters):
+        if kernels.takes(grad):
+            total += kernels.square_sum(grad)
+            continue
         for slab in grad.split(SLAB * 4):
             total += float(slab.float().square().sum())
     return math.sqrt(total)
@@ -213,31 +258,3 @@ def clip_scale(norm: float, max_norm: float) -> float:
 
 def _grads(parameters: Iterable[nn.Parameter]) -> Iterator[Tensor]:
     return (_local(p.grad).reshape(-1) for p in parameters if p.grad is not None)
-
-
-def cosine(
-    step: int, *, peak: float, floor: float, warmup_steps: int, total_steps: int
-) -> float:
-    """Learning rate of step 0, 1, ...: linear warm-up to peak, half a cosine down to floor."""
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    done = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
-    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def wsd(
-    step: int,
-    *,
-    peak: float,
-    floor: float,
-    warmup_steps: int,
-    decay_steps: int,
-    total_steps: int,
-) -> float:
-    """Warm-up, stable, decay (arXiv:2404.06395): peak until the last decay_steps, then linear."""
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    left = total_steps - step
-    if left >= decay_steps:
-        return peak
-    return floor + (peak - floor) * max(0, left) / max(1, decay_steps)

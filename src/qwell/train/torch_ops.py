@@ -83,5 +83,5 @@ def ragged_attention(q: Tensor, k: Tensor, v: Tensor, spans: list[tuple[int, int
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """One sequence, [n, N, H] each -> [n, N, H]."""
-    heads = (x.transpose(0, 1)[None] for x in (q, k, v))
-    return F.scaled_dot_product_attention(*heads, is_causal=True)[0].transpose(0, 1)
+    q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)[0].transpose(0, 1)

@@ -30,6 +30,7 @@ from qwell.text.export import write_tokenizer
 from qwell.text.template import find_template
 from qwell.text.tokenizer import Tokenizer
 from qwell.train.modules import Decoder
+from qwell.train.packed import PackedKind, pack_linears
 
 HeadChoice = Literal["own", "tied"]
 
@@ -59,15 +60,18 @@ def load_decoder(
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
     head: HeadChoice = "own",
+    packed: PackedKind | None = None,
     recompute: bool = False,
 ) -> Loaded:
     """Opens `model` (an alias, a Hugging Face id, a folder, a .gguf file) for training.
 
     head: a GGUF of a tied model carries a head of its own beside the embedding, in a finer number
     format. 'own' trains both, as the file has them; 'tied' makes one matrix of them again, the
-    head's values. Raises what `resolve` and `open_checkpoint` raise."""
+    head's values. packed: holds the matrices of the layers as small integers that cannot be learnt,
+    for QLoRA: 'file' as a GGUF has them, 'int8' or 'int4' rounded. Raises what `resolve` and
+    `open_checkpoint` raise."""
     checkpoint = open_checkpoint(resolve(model).paths)
-    decoder, note = decoder_of(checkpoint, dtype=dtype, device=device, head=head)
+    decoder, note = decoder_of(checkpoint, dtype=dtype, device=device, head=head, packed=packed)
     decoder.ops.recompute = recompute
     tokenizer, template = _text_side(checkpoint)
     return Loaded(decoder, checkpoint.generation, tokenizer, template, note)
@@ -79,6 +83,7 @@ def decoder_of(
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
     head: HeadChoice = "own",
+    packed: PackedKind | None = None,
 ) -> tuple[Decoder, str]:
     """The decoder over the checkpoint's weights, and a line on what it starts from."""
     config, tensors = checkpoint.config, dict(checkpoint.tensors)
@@ -93,6 +98,9 @@ def decoder_of(
     else:
         note += ", head tied to the embedding"
     decoder = Decoder(config, dtype=dtype, device=device)
+    if packed is not None:
+        pack_linears(decoder.model.layers, "model.layers", tensors, packed)
+        note += f", layers packed as {packed}"
     with torch.no_grad():
         for name, parameter in decoder.named_parameters():
             source = tensors[EMBEDDING if name == HEAD and HEAD not in tensors else name]
@@ -193,7 +201,7 @@ def write_tensors(folder: Path, tensors: dict[str, Tensor], shard_bytes: int = S
     if len(shards) == 1:
         save_file(shards[0], folder / "model.safetensors", metadata={"format": "pt"})
         return
-    where = {}
+    where: dict[str, str] = {}
     for i, shard in enumerate(shards, 1):
         name = f"model-{i:05}-of-{len(shards):05}.safetensors"
         save_file(shard, folder / name, metadata={"format": "pt"})
