@@ -169,3 +169,24 @@ def test_lora_on_another_base_is_refused(place: Path, tmp_path: Path) -> None:
     weights.write_bytes(data)
     with pytest.raises(CheckpointError, match="not those the run"):
         sft.main(config)
+
+
+def test_tensorboard_holds_the_curve(place: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = pretrain_config(place, out=str(tmp_path / "run"), tensorboard=True)
+    pretrain.main(config)
+    read = EventAccumulator(str(tmp_path / "run/tensorboard"))
+    read.Reload()
+    shown = [(e.step, e.value) for e in read.Scalars("step/loss")]
+    exact = [(s, loss) for s, loss, *_ in curve(config.out)[:12]]
+    assert [s for s, _ in shown] == [s for s, _ in exact]
+    assert [v for _, v in shown] == pytest.approx([v for _, v in exact], rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_qlora_learns_on_packed_weights(place: Path, tmp_path: Path, kind: str) -> None:
+    config = sft_config(place, lora_rank=4, qlora=kind, out=str(tmp_path / "q"), dtype="bf16")
+    found = sft.main(config)
+    losses = [x[1] for x in curve(found.out)[:12]]
+    assert losses[-1] < losses[0] and (found.out / "adapter/adapter_model.safetensors").exists()

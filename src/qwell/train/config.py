@@ -84,8 +84,8 @@ class TrainConfig:
     """matrices of each layer that get an adapter; repeatable"""
     lora_embeddings: bool = False
     """train embedding and head as well, whole"""
-    qlora: bool = False
-    """keep the frozen weights quantised (8 bits)"""
+    qlora: Literal["", "file", "int8", "int4"] = ""
+    """of LoRA: hold frozen matrices as small integers, those of the GGUF file itself or rounded"""
 
     seed: int = 0
     """of the order of the data, of new weights and of dropout"""

@@ -127,7 +127,7 @@ def check_fits(config: TrainConfig, memory: Memory, available: int | None) -> No
             ("a smaller --context", memory.activations > 0.2 * memory.total),
             ("--optimizer 8bit", config.optimizer == "master" and not config.lora_rank),
             ("--lora-rank 16", not config.lora_rank),
-            ("--qlora", bool(config.lora_rank) and not config.qlora),
+            ("--qlora int8", bool(config.lora_rank) and not config.qlora),
             ("a smaller model", True),
         )
         if helps
@@ -170,7 +170,7 @@ def memory_of(config: TrainConfig, model: ModelConfig) -> Memory:
 
 
 def _frozen_bytes(config: TrainConfig, wide: int) -> float:
-    return 1.1 if config.qlora else wide
+    return {"": wide, "file": 1.1, "int8": 1.125, "int4": 0.625}[config.qlora]
 
 
 def _kept(config: TrainConfig, model: ModelConfig) -> float:

@@ -81,7 +81,7 @@ class Loop:
     be None. Every process of the world runs the same loop.
     """
 
-    def __init__(  # noqa: PLR0917 (what a run consists of)
+    def __init__(
         self,
         config: TrainConfig,
         total: int,

@@ -87,7 +87,9 @@ def begin(config: PretrainConfig) -> Start:
     shape = model_config(config)
     dtype = DTYPES[config.dtype]
     if shape is None:
-        loaded = load_decoder(config.model, dtype=dtype, recompute=config.recompute)
+        loaded = load_decoder(
+            config.model, dtype=dtype, recompute=config.recompute, packed=config.qlora or None
+        )
         decoder = loaded.decoder
         set_theta(decoder, config.rope_theta or decoder.config.rope_theta, config.context)
         adapt(config, decoder)

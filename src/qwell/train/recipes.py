@@ -48,9 +48,7 @@ class Size:
         return self.num_hidden_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
 
 
-def _size(  # noqa: PLR0917 (a row of a table)
-    hidden: int, ffn: int, layers: int, heads: int, kv: int, tied: bool, vocab: int
-) -> Size:
+def _size(hidden: int, ffn: int, layers: int, heads: int, kv: int, tied: bool, vocab: int) -> Size:
     return Size(
         hidden_size=hidden,
         intermediate_size=ffn,

@@ -66,7 +66,12 @@ def parts(config: SftConfig, world: World) -> Parts:  # noqa: ARG001 (every stag
 
 def begin(config: SftConfig) -> Start:
     """The model, with adapters on it for LoRA."""
-    loaded = load_decoder(config.model, dtype=DTYPES[config.dtype], recompute=config.recompute)
+    loaded = load_decoder(
+        config.model,
+        dtype=DTYPES[config.dtype],
+        recompute=config.recompute,
+        packed=config.qlora or None,
+    )
     longest = loaded.decoder.config.max_position_embeddings
     if config.context > longest:
         raise ContextLengthError(config.context, longest)

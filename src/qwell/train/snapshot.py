@@ -132,10 +132,11 @@ def _numpy_state() -> list[Any]:
 def fingerprint(model: torch.nn.Module) -> str:
     """The hash of the weights that do not learn: adapters mean nothing on another base."""
     digest = hashlib.sha256()
-    for name, p in model.named_parameters():
-        if not p.requires_grad:
-            digest.update(name.encode())
-            digest.update(p.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    frozen = [(name, p) for name, p in model.named_parameters() if not p.requires_grad]
+    for name, tensor in [*frozen, *model.named_buffers()]:  # packed matrices are buffers
+        digest.update(name.encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
