@@ -14,6 +14,7 @@ import torch
 from qwell.errors import CheckpointError, DataError, StorageError, UsageError
 from qwell.train import loop, pretrain, sft
 from qwell.train.run_checkpoint import RunCheckpoints
+from tests.cli import tiny
 from tests.train.tiny_run import curve, prepare, pretrain_config, sft_config
 
 
@@ -167,7 +168,7 @@ def test_lora_on_another_base_is_refused(place: Path, tmp_path: Path) -> None:
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    with pytest.raises(CheckpointError, match="not those the run"):
+    with pytest.raises(CheckpointError, match=r"weights of .* is not what"):
         sft.main(config)
 
 
@@ -190,3 +191,20 @@ def test_qlora_learns_on_packed_weights(place: Path, tmp_path: Path, kind: str) 
     found = sft.main(config)
     losses = [x[1] for x in curve(found.out)[:12]]
     assert losses[-1] < losses[0] and (found.out / "adapter/adapter_model.safetensors").exists()
+
+
+def test_another_template_is_refused(place: Path, tmp_path: Path) -> None:
+    template = tmp_path / "t.jinja"
+    template.write_text(tiny.TEMPLATE)
+    config = sft_config(place, template=str(template), out=str(tmp_path / "run"), steps=4)
+    sft.main(config)
+    template.write_text(tiny.TEMPLATE.replace("\n", " "))
+    with pytest.raises(CheckpointError, match="template"):
+        sft.main(config)
+
+
+def test_a_tuned_model_names_the_end_of_a_turn_first(place: Path, tmp_path: Path) -> None:
+    sft.main(sft_config(place, out=str(tmp_path / "run"), steps=2))
+    raw = json.loads((tmp_path / "run/model/config.json").read_text())
+    told = json.loads((tmp_path / "run/model/generation_config.json").read_text())
+    assert raw["eos_token_id"] == 258 and told["eos_token_id"] == [258, 256]

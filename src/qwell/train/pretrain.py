@@ -31,6 +31,7 @@ from qwell.train.stage import (
     adamw,
     adapt,
     cost_of,
+    identity,
     need_data,
     save_learnt,
     total_steps,
@@ -61,6 +62,7 @@ def parts(config: PretrainConfig, world: World) -> Parts:  # noqa: ARG001 (every
         ),
         finish=save_learnt(config, start),
         rebuild=lambda: begin(config).decoder,
+        identity=identity(start),
         notes=(start.note,),
     )
 

@@ -13,7 +13,7 @@ import os
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,6 +60,8 @@ class Parts:
     whole weights."""
     rebuild: Callable[[], Decoder]
     """The model again, before it was cut: to gather the weights into."""
+    identity: Mapping[str, str] = field(default_factory=dict)
+    """Hashes of what a run must not go on without: tokenizer, template."""
     notes: tuple[str, ...] = ()
 
 
@@ -95,9 +97,10 @@ def run(config: TrainConfig, build: Build) -> Result:
 def _run(config: TrainConfig, parts: Parts, checkpoints: RunCheckpoints, world: World) -> Result:
     out, model = Path(config.out), parts.model
     notes = list(parts.notes)
-    saved, base = checkpoints.newest(notes.append), fingerprint(model)
+    saved = checkpoints.newest(notes.append)
+    hashes = {"weights": fingerprint(model), **parts.identity}
     if saved:
-        check_same(config, base, saved)
+        check_same(config, hashes, saved)
         notes += _on_resuming(saved)
     if world.mesh is not None:
         shard(model, model.model.layers, world)
@@ -111,7 +114,7 @@ def _run(config: TrainConfig, parts: Parts, checkpoints: RunCheckpoints, world: 
         source,
         meter,
         evaluate=parts.evaluate(model, world),
-        save=Keep(config, checkpoints, base),
+        save=Keep(config, checkpoints, hashes),
         watch=meter.watch,
         world=world,
     )
@@ -121,7 +124,8 @@ def _run(config: TrainConfig, parts: Parts, checkpoints: RunCheckpoints, world: 
         write_whole(out / "config.json", json.dumps(config.to_dict(), indent=1).encode())
     with ExitStack() as stack:
         if world.is_first:
-            meter.watchers += _watchers(config, out, loop.at.step, parts.total, stack)
+            kept = loop.at.step if saved else -1  # of a run without a checkpoint nothing counts
+            meter.watchers += _watchers(config, out, kept, parts.total, stack)
         for text in notes:
             meter.watch({"kind": "note", "step": loop.at.step, "text": text})
         is_done = loop.run()
@@ -232,7 +236,7 @@ def _watchers(
 ) -> list[Watcher]:
     found: list[Watcher] = [JsonLog(out, step)]
     stack.callback(found[0].close)
-    found.append(Screen(step, total))
+    found.append(Screen(max(step, 0), total))
     if config.tensorboard:
         found.append(TensorBoard(out, step))
     for watcher in found[1:]:

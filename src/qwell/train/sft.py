@@ -26,6 +26,8 @@ from qwell.train.stage import (
     adamw,
     adapt,
     cost_of,
+    ending,
+    identity,
     need_data,
     need_model,
     save_learnt,
@@ -60,6 +62,7 @@ def parts(config: SftConfig, world: World) -> Parts:  # noqa: ARG001 (every stag
         ),
         finish=save_learnt(config, start),
         rebuild=lambda: begin(config).decoder,
+        identity=identity(start),
         notes=(start.note,),
     )
 
@@ -80,7 +83,7 @@ def begin(config: SftConfig) -> Start:
         decoder=loaded.decoder,
         tokenizer=loaded.tokenizer,
         chat_template=read_template(config, loaded.chat_template).source,
-        generation=loaded.generation,
+        generation=ending(loaded.generation, loaded.tokenizer),
         note=loaded.note,
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -43,7 +44,7 @@ class Keep:
 
     config: TrainConfig
     checkpoints: RunCheckpoints
-    base: str
+    hashes: Mapping[str, str]
 
     def __call__(self, loop: Loop, loss: float | None) -> None:
         groups = {
@@ -58,7 +59,7 @@ class Keep:
     def _state(self, loop: Loop) -> dict[str, Any]:
         return {
             "config": self.config.to_dict(),
-            "base": self.base,
+            "hashes": dict(self.hashes),
             "position": asdict(loop.at),
             "guard": loop.guard.state(),
             "data": loop.source.state(),
@@ -140,7 +141,7 @@ def fingerprint(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def check_same(config: TrainConfig, base: str, saved: Saved) -> None:
+def check_same(config: TrainConfig, hashes: Mapping[str, str], saved: Saved) -> None:
     """Raises UsageError if the run in the folder is another than the one asked for."""
     now, then = json.loads(json.dumps(config.to_dict())), saved.state["config"]
     changed = [k for k in now if k not in MAY_CHANGE and now[k] != then.get(k)]
@@ -150,11 +151,12 @@ def check_same(config: TrainConfig, base: str, saved: Saved) -> None:
             f"the run in {config.out} was started with {name} {then.get(name)!r}, not "
             f"{now[name]!r}: give the same, or another --out"
         )
-    if base != saved.state["base"]:
-        raise CheckpointError(
-            f"the weights of {config.model} are not those the run in {config.out} began with: "
-            "give the same model, or another --out"
-        )
+    for name, digest in hashes.items():
+        if digest != saved.state["hashes"][name]:
+            raise CheckpointError(
+                f"the {name} of {config.model} is not what the run in {config.out} began with: "
+                "give the same model, or another --out"
+            )
 
 
 def mix(*numbers: int) -> int:

@@ -5,9 +5,10 @@ A stage file says what is its own: its data, and how it begins.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,6 +27,8 @@ from qwell.train.weights import save_folder
 
 DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
 MODEL, ADAPTER = "model", "adapter"
+COUNTED = 20_000
+"""Documents encoded to find the steps of an epoch; larger sets are scaled up."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,7 +57,7 @@ def adamw(config: TrainConfig) -> Callable[[Decoder], AdamW]:
 
 def total_steps(config: TrainConfig, rows: PackedRows) -> int:
     """Steps of the run: told, or as many as the epochs need."""
-    return config.steps or steps_of(config, survey(rows))
+    return config.steps or steps_of(config, survey(rows, COUNTED))
 
 
 def steps_of(config: TrainConfig, survey: Survey) -> int:
@@ -118,6 +121,26 @@ def replace_folder(final: Path, write: Callable[[Path], None]) -> None:
         final.rename(old)
     fresh.rename(final)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def ending(generation: GenerationConfig, tokenizer: Tokenizer) -> GenerationConfig:
+    """The same with every end token of the tokenizer, the end of a turn first: a base model's own
+    list does not name it, and who reads config.json alone takes the first."""
+    turn = tokenizer.special_tokens.get("<|im_end|>")
+    every = {*generation.eos_token_ids, *tokenizer.eos_ids}
+    return replace(generation, eos_token_ids=tuple(sorted(every, key=lambda i: (i != turn, i))))
+
+
+def identity(start: Start) -> dict[str, str]:
+    """Hashes of what text goes through: a run must not go on with another tokenizer or template,
+    and who serves the model can check."""
+    digest = hashlib.sha256()
+    for text, id in sorted(start.tokenizer.special_tokens.items()):
+        digest.update(f"{text} {id} ".encode())
+    for id in range(start.tokenizer.vocab_size):
+        digest.update(start.tokenizer.token_bytes(id))
+    template = (start.chat_template or "").encode()
+    return {"tokenizer": digest.hexdigest(), "template": hashlib.sha256(template).hexdigest()}
 
 
 def need_data(config: TrainConfig) -> None:
