@@ -44,11 +44,10 @@ TEMPLATE = (
 
 TASKS: dict[str, dict[str, Any]] = {
     "chain_sum": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2},
-    "number_sorting": {"min_numbers": 3, "max_numbers": 4, "min_value": 0, "max_value": 99},
-    "letter_counting": {"min_words": 3, "max_words": 5},
+    "letter_counting": {"min_words": 2, "max_words": 4},
     "spell_backward": {"min_word_len": 3, "max_word_len": 5},
-    "binary_alternation": {"min_n": 3, "max_n": 6},
-    "coin_flip": {"min_trials": 2, "max_trials": 4},
+    "gcd": {"min_value": 1, "max_value": 60},
+    "products": {"min_digits": 1, "max_digits": 2},
 }
 
 Say = Callable[[str], None]
