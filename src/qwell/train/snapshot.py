@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from qwell.errors import CheckpointError, UsageError
@@ -103,12 +102,8 @@ def restore(loop: Loop, saved: Saved) -> None:
 
 def rng_tensors(world: World) -> dict[str, Tensor]:
     """The state of torch's generator in every process."""
-    own = torch.get_rng_state()
-    if world.size == 1:
-        return {"torch.0": own}
-    every_one = [torch.empty_like(own) for _ in range(world.size)]
-    dist.all_gather(every_one, own)
-    return {f"torch.{rank}": state for rank, state in enumerate(every_one)}
+    every = world.gather(torch.get_rng_state())
+    return {f"torch.{rank}": state for rank, state in enumerate(every)}
 
 
 def _restore_rng(saved: Saved, loop: Loop) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ class World:
     rank: int = 0
     size: int = 1
     mesh: Any = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
     def is_first(self) -> bool:
@@ -37,10 +38,17 @@ class World:
         """Each value summed over the processes, in float64 and in the order of ranks."""
         if self.size == 1:
             return [float(value) for value in values]
-        own = torch.tensor(values, dtype=torch.float64)
-        every = [torch.empty_like(own) for _ in range(self.size)]
-        dist.all_gather(every, own)
+        every = self.gather(torch.tensor(values, dtype=torch.float64))
         return [float(value) for value in torch.stack(every).sum(0)]
+
+    def gather(self, own: Tensor) -> list[Tensor]:
+        """Every process's tensor of that shape, by rank, on the CPU."""
+        if self.size == 1:
+            return [own]
+        there = own.to(self.device)
+        every = [torch.empty_like(there) for _ in range(self.size)]
+        dist.all_gather(every, there)
+        return [tensor.cpu() for tensor in every]
 
     def settle(self, model: nn.Module) -> None:
         """Lets go of whole parameters that a forward pass without a backward pass left gathered:
@@ -63,11 +71,15 @@ def join() -> Iterator[World]:
     if "WORLD_SIZE" not in os.environ:
         yield World()
         return
-    cuda = torch.cuda.is_available()
-    dist.init_process_group("nccl" if cuda else "gloo")
+    kind, backend, device = "cpu", "gloo", torch.device("cpu")
+    if torch.cuda.is_available():
+        kind, backend = "cuda", "nccl"
+        device = torch.device(kind, int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    dist.init_process_group(backend)
     try:
-        mesh = init_device_mesh("cuda" if cuda else "cpu", (dist.get_world_size(),))
-        yield World(dist.get_rank(), dist.get_world_size(), mesh)
+        mesh = init_device_mesh(kind, (dist.get_world_size(),))
+        yield World(dist.get_rank(), dist.get_world_size(), mesh, device)
     finally:
         dist.destroy_process_group()
 
@@ -77,6 +89,7 @@ def shard(model: nn.Module, layers: Any, world: World) -> None:
     and head form the root group, so the tied head stays one parameter."""
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
+    model.to(world.device)
     # Angles are float32 and must stay so (torchtitan#2881).
     policy = MixedPrecisionPolicy(cast_forward_inputs=False)
     for layer in layers:
