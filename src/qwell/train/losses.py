@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from qwell.train import kernels
 from qwell.train.gemm import matmul_nt, product
 
-CHUNK_ROWS = 256
+CHUNK_ROWS = 512
 
 
 def cross_entropy(
@@ -63,16 +63,21 @@ class _CrossEntropy(Function):
     ) -> Tensor:
         need_hidden, need_head = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
-        grad_head = torch.zeros_like(head) if need_head else None
+        grad_head = torch.empty_like(head) if need_head else None
+        room = torch.empty(
+            (min(chunk_rows, len(hidden)), len(head)), dtype=head.dtype, device=head.device
+        )
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for x, target, rows in _chunks(hidden, targets, chunk_rows):
-            logits = matmul_nt(x, head)
+            logits = product(x, head.t(), out=room[: len(x)])
             nll, grad = softmax_grad(logits, target, scale if need_hidden or need_head else 0.0)
             total += nll.sum()
             if grad_hidden is not None:
                 product(grad, head, out=grad_hidden[rows])
             if grad_head is not None:
-                product(grad.t(), x, out=grad_head, add=True)
+                product(grad.t(), x, out=grad_head, add=rows.start > 0)
+        if grad_head is not None and not len(hidden):
+            grad_head.zero_()
         ctx.save_for_backward(grad_hidden, grad_head)
         return total * scale
 
