@@ -40,6 +40,24 @@ class Linear(Function):
         )
 
 
+class TiedEmbedding(Function):
+    """Rows of a matrix that is the head too. Its gradient is sparse: autograd adds it to the dense
+    one of the head in place, where a dense one would be a second matrix of the vocabulary's size."""
+
+    @staticmethod
+    def forward(ctx: Ctx, ids: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.shape = weight.shape
+        return weight[ids]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (ids,) = ctx.saved_tensors
+        found = torch.sparse_coo_tensor(ids[None], grad, ctx.shape, check_invariants=False)
+        return None, found
+
+
 class RmsNorm(Function):
     """x [..., n], weight [n] -> x / sqrt(mean(x^2) + eps) * weight (arXiv:1910.07467)."""
 

@@ -33,6 +33,18 @@ class Linear(nn.Linear):
         return y
 
 
+class Embedding(nn.Embedding):
+    """[vocab_size, hidden_size]; is_tied: its weight is the head's, which gets a dense gradient."""
+
+    is_tied = False
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.is_tied:
+            return super().forward(input)
+        y: Tensor = functions.TiedEmbedding.apply(input, self.weight)
+        return y
+
+
 class RmsNorm(nn.Module):
     """The weight of an RMSNorm [length] and its eps."""
 
@@ -94,7 +106,7 @@ class Model(nn.Module):
     def __init__(self, config: ModelConfig, **where: Any) -> None:
         super().__init__()
         self.rope = Rope(config.head_dim, config.rope_theta)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, **where)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, **where)
         self.layers = nn.ModuleList(Block(config, i, **where) for i in range(config.num_layers))
         self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps, **where)
 
@@ -127,6 +139,7 @@ class Decoder(nn.Module):
         `to_empty`, and after anything that replaces parameters."""
         if self.config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
+            self.model.embed_tokens.is_tied = True
 
     def forward(self, batch: Batch, loss: Loss | None = None) -> Tensor:
         """Logits [R, vocab_size] of the output rows, or what `loss` makes of the final hidden
