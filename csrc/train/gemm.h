@@ -25,6 +25,7 @@ struct Gemm {
   int64_t c_row;
   int m, n, k;
   bool add;
+  float* sums = nullptr;  // where the result goes unrounded instead of c, rows c_row apart
 };
 
 // Memory of one gemm: grows to what the largest asked for, and stays.
@@ -36,7 +37,8 @@ class GemmScratch {
   Region region_;
 };
 
-// Needs AMX_BF16 (amx_status() == "ok").
+// Need AMX_BF16 (amx_status() == "ok"). The second runs on the calling thread alone.
 void gemm_amx(Team& team, GemmScratch& scratch, const Gemm& gemm);
+void gemm_amx(GemmScratch& scratch, const Gemm& gemm);
 
 }  // namespace qwell

@@ -134,10 +134,15 @@ void finish(const Gemm& g, int m, int n, const float* c, int begin, int end) {
     const __mmask16 mask = columns == 16 ? 0xffff : (1u << columns) - 1;
     const __m512 bias = g.bias ? wide(_mm256_maskz_loadu_epi16(mask, g.bias + column)) : _mm512_setzero_ps();
     for (int r = begin; r < end; r++) {
-      uint16_t* out = g.c + (m + r) * g.c_row + column;
+      const int64_t at = (m + r) * g.c_row + column;
       __m512 sum = _mm512_add_ps(_mm512_load_ps(c + (r / 16) * 512 + h * 256 + (r % 16) * 16), bias);
-      if (g.add) sum = _mm512_add_ps(sum, wide(_mm256_maskz_loadu_epi16(mask, out)));
-      _mm256_mask_storeu_epi16(out, mask, (__m256i)_mm512_cvtneps_pbh(sum));
+      if (g.sums) {
+        if (g.add) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, g.sums + at));
+        _mm512_mask_storeu_ps(g.sums + at, mask, sum);
+        continue;
+      }
+      if (g.add) sum = _mm512_add_ps(sum, wide(_mm256_maskz_loadu_epi16(mask, g.c + at)));
+      _mm256_mask_storeu_epi16(g.c + at, mask, (__m256i)_mm512_cvtneps_pbh(sum));
     }
   }
 }
@@ -233,7 +238,7 @@ struct Plan {
 };
 
 struct Job {
-  Team& team;
+  Team* team;  // null: one thread
   const Gemm& g;
   Plan plan;
   uint8_t* memory;
@@ -276,7 +281,7 @@ void walk_panels(const Job& job, int id, const uint8_t* a, int first, int rows, 
 void work(void* context, int id) {
   const Job& job = *static_cast<const Job*>(context);
   const Plan& p = job.plan;
-  const int threads = job.team.size();
+  const int threads = job.team ? job.team->size() : 1;
   T::begin();
   int turn = 0;
   for (int first = 0; first < p.blocks; first += p.rows)
@@ -288,7 +293,7 @@ void work(void* context, int id) {
           for (int h = 0; h < 2; h++)
             pack_a(job.g, (first + r) * kBlock + h * kTile, (step + s) * kStep,
                    a + (int64_t(r) * depth + s) * kStepBytes + h * kTileBytes);
-      job.team.barrier();  // the next block goes to the other half, so this is the only meeting
+      if (job.team) job.team->barrier();  // the next block goes to the other half, so this is the only meeting
       walk_panels(job, id, a, first, rows, step, depth);
     }
   T::end();
@@ -297,9 +302,15 @@ void work(void* context, int id) {
 }  // namespace
 
 void qwell::gemm_amx(Team& team, GemmScratch& scratch, const Gemm& g) {
-  Job job{team, g, Plan(g, team.size()), nullptr};
+  Job job{&team, g, Plan(g, team.size()), nullptr};
   job.memory = scratch.at_least(job.plan.bytes(team.size()));
   team.run(work, &job);
+}
+
+void qwell::gemm_amx(GemmScratch& scratch, const Gemm& g) {
+  Job job{nullptr, g, Plan(g, 1), nullptr};
+  job.memory = scratch.at_least(job.plan.bytes(1));
+  work(&job, 0);
 }
 #pragma GCC pop_options
 

@@ -118,6 +118,23 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
     return torch.cat([a * c - b * s, b * c + a * s], dim=-1).to(x.dtype)
 
 
+class Attention(Function):
+    """Causal attention inside every sequence: q [T, N, H], k and v [T, K, H] bf16, splits [S + 1]
+    int32 -> [T, N, H]. Native only; `torch_ops.ragged_attention` is its slow twin."""
+
+    @staticmethod
+    def forward(ctx: Ctx, q: Tensor, k: Tensor, v: Tensor, splits: Tensor) -> Tensor:
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        out, lse = kernels.attention(q, k, v, splits)
+        ctx.save_for_backward(q, k, v, out, lse, splits)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return (*kernels.attention_back(grad.contiguous(), *ctx.saved_tensors), None)
+
+
 class SiluMul(Function):
     """gate, up [T, F] -> gate * sigmoid(gate) * up."""
 
