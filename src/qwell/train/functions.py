@@ -40,15 +40,32 @@ class Linear(Function):
         )
 
 
-class TiedEmbedding(Function):
-    """Rows of a matrix that is the head too. Its gradient is sparse: autograd adds it to the dense
-    one of the head in place, where a dense one would be a second matrix of the vocabulary's size."""
+class Tied(Function):
+    """One matrix [V, D] under its two names, embedding and head. Autograd brings both gradients
+    here together, and the rows of the embedding's are added to the head's where it lies: apart,
+    they would be two matrices of the vocabulary's size."""
 
     @staticmethod
-    def forward(ctx: Ctx, ids: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Ctx, weight: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        return weight.view_as(weight), weight.view_as(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(_: Ctx, rows: Tensor | None, grad: Tensor | None) -> Tensor | None:
+        if rows is None or grad is None:
+            return grad if rows is None else rows.to_dense()
+        return grad.add_(rows)
+
+
+class Rows(Function):
+    """Rows ids [T] of a matrix [V, D] -> [T, D], with a sparse gradient for `Tied`."""
+
+    @staticmethod
+    def forward(ctx: Ctx, ids: Tensor, table: Tensor) -> Tensor:
         ctx.save_for_backward(ids)
-        ctx.shape = weight.shape
-        return weight[ids]
+        ctx.shape = table.shape
+        return table[ids]
 
     @staticmethod
     @once_differentiable

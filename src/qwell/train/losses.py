@@ -78,17 +78,20 @@ class _CrossEntropy(Function):
                 product(grad.t(), x, out=grad_head, add=rows.start > 0)
         if grad_head is not None and not len(hidden):
             grad_head.zero_()
-        ctx.save_for_backward(grad_hidden, grad_head)
+        ctx.grads = grad_hidden, grad_head
         return total * scale
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        found = [
-            None if g is None else g if float(grad) == 1.0 else g.mul_(grad)
-            for g in ctx.saved_tensors
-        ]
-        return (*found, None, None, None)
+        if ctx.grads is None:
+            raise RuntimeError("cross_entropy gives its gradients once: no second backward pass")
+        grads, ctx.grads = ctx.grads, None  # autograd may add to what nobody else holds
+        if float(grad) != 1.0:
+            for g in grads:
+                if g is not None:
+                    g.mul_(grad)
+        return (*grads, None, None, None)
 
 
 class _TokenLogprobs(Function):

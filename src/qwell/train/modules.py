@@ -34,14 +34,15 @@ class Linear(nn.Linear):
 
 
 class Embedding(nn.Embedding):
-    """[vocab_size, hidden_size]; is_tied: its weight is the head's, which gets a dense gradient."""
+    """[vocab_size, hidden_size]. table: the matrix under its name as an embedding, while the model
+    runs and it is the head too (see `functions.Tied`)."""
 
-    is_tied = False
+    table: Tensor | None = None
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.is_tied:
+        if self.table is None:
             return super().forward(input)
-        y: Tensor = functions.TiedEmbedding.apply(input, self.weight)
+        y: Tensor = functions.Rows.apply(input, self.table)
         return y
 
 
@@ -139,16 +140,22 @@ class Decoder(nn.Module):
         `to_empty`, and after anything that replaces parameters."""
         if self.config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
-            self.model.embed_tokens.is_tied = True
 
     def forward(self, batch: Batch, loss: Loss | None = None) -> Tensor:
         """Logits [R, vocab_size] of the output rows, or what `loss` makes of the final hidden
         states [R, D] and the head [V, D]. The head is used inside this call, so that a root
         FSDP group holds it whole."""
-        self.ops.device = self.model.embed_tokens.weight.device
-        hidden = decoder.hidden(self.ops, self.model, batch)
-        return (
-            self.ops.linear(hidden, self.lm_head)
-            if loss is None
-            else loss(hidden, self.lm_head.weight)
-        )
+        embedding, head = self.model.embed_tokens, self.lm_head.weight
+        self.ops.device = embedding.weight.device
+        if self.config.tie_word_embeddings and torch.is_grad_enabled() and head.requires_grad:
+            embedding.table, head = functions.Tied.apply(embedding.weight)
+        try:
+            hidden = decoder.hidden(self.ops, self.model, batch)
+        finally:
+            embedding.table = None
+        if loss is not None:
+            return loss(hidden, head)
+        if head is self.lm_head.weight:
+            return self.ops.linear(hidden, self.lm_head)
+        logits: Tensor = functions.Linear.apply(hidden, head, None)
+        return logits
