@@ -3,6 +3,7 @@
 #include "bind.h"
 
 #include <algorithm>
+#include <atomic>
 #include <mutex>
 #include <stdexcept>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "cpu.h"
 #include "team.h"
 #include "tile_health.h"
+#include "train/attention.h"
 #include "train/gemm.h"
 #include "train/rows.h"
 
@@ -105,6 +107,39 @@ class TrainKernels {
     });
   }
 
+  // q, out [rows, heads, head_dim]; k, v [rows, kv_heads, head_dim]; lse [rows, heads]; splits
+  // [seqs + 1] int32. With grad_out: the backward pass.
+  void attention(Address q, Address k, Address v, Address out, Address lse, Address splits, int seqs, int heads,
+                 int kv_heads, int head_dim, Address grad_out, Address grad_q, Address grad_k, Address grad_v) {
+    const int64_t q_row = int64_t(heads) * head_dim, kv_row = int64_t(kv_heads) * head_dim;
+    const int group = heads / kv_heads;
+    const auto job = [=](int item) {
+      const int head = item % kv_heads, lo = at<const int32_t>(splits)[item / kv_heads];
+      const int64_t own_q = lo * q_row + int64_t(head) * group * head_dim, own = lo * kv_row + int64_t(head) * head_dim;
+      return AttentionJob{at<Half>(q) + own_q,
+                          at<Half>(k) + own,
+                          at<Half>(v) + own,
+                          q_row,
+                          kv_row,
+                          at<const int32_t>(splits)[item / kv_heads + 1] - lo,
+                          head_dim,
+                          group,
+                          at<uint16_t>(out) + own_q,
+                          at<float>(lse) + int64_t(lo) * heads + head * group,
+                          heads,
+                          at<Half>(grad_out) + own_q,
+                          at<uint16_t>(grad_q) + own_q,
+                          at<uint16_t>(grad_k) + own,
+                          at<uint16_t>(grad_v) + own};
+    };
+    std::atomic<int> next{0};
+    attention_.resize(team_.size());
+    deal(team_.size(), 1, [&](int id, int64_t, int64_t) {
+      for (int item; (item = next++) < seqs * kv_heads;)
+        (grad_out ? attention_backward : attention_forward)(kRows, attention_[id], job(item));
+    });
+  }
+
   void dequantise(Address codes, Address scale, Address minimum, int bits, int zero, int group, int64_t rows, int n,
                   Address out) {
     if (group < 16 || group % 16 || n % group || (bits == 4 && n % 32))
@@ -164,6 +199,7 @@ class TrainKernels {
   std::mutex mutex_;
   Team team_;
   GemmScratch scratch_;
+  std::vector<AttentionScratch> attention_;
 };
 
 #endif
@@ -184,6 +220,8 @@ void bind_train(nb::module_& m) {
       .def("silu_mul", &TrainKernels::silu_mul, "gate"_a, "up"_a, "y"_a, "n"_a)
       .def("silu_mul_back", &TrainKernels::silu_mul_back, "grad"_a, "gate"_a, "up"_a, "grad_gate"_a, "grad_up"_a, "n"_a)
       .def("cross_entropy", &TrainKernels::cross_entropy, "logits"_a, "targets"_a, "nll"_a, "rows"_a, "n"_a, "scale"_a)
+      .def("attention", &TrainKernels::attention, "q"_a, "k"_a, "v"_a, "out"_a, "lse"_a, "splits"_a, "seqs"_a,
+           "heads"_a, "kv_heads"_a, "head_dim"_a, "grad_out"_a, "grad_q"_a, "grad_k"_a, "grad_v"_a)
       .def("dequantise", &TrainKernels::dequantise, "codes"_a, "scale"_a, "minimum"_a, "bits"_a, "zero"_a, "group"_a,
            "rows"_a, "n"_a, "out"_a)
       .def("square_sum", &TrainKernels::square_sum, "x"_a, "n"_a)

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "../memory.h"
 #include "../team.h"
 
 namespace qwell {
@@ -24,20 +25,20 @@ struct Gemm {
   int64_t c_row;
   int m, n, k;
   bool add;
+  float* sums = nullptr;  // where the result goes unrounded instead of c, rows c_row apart
 };
 
 // Memory of one gemm: grows to what the largest asked for, and stays.
 class GemmScratch {
  public:
-  ~GemmScratch();
-  uint8_t* at_least(int64_t bytes);  // 64-byte aligned; throws std::bad_alloc
+  uint8_t* at_least(int64_t bytes);  // in 2 MB pages where there are any; throws std::bad_alloc
 
  private:
-  uint8_t* data_ = nullptr;
-  int64_t bytes_ = 0;
+  Region region_;
 };
 
-// Needs AMX_BF16 (amx_status() == "ok").
+// Need AMX_BF16 (amx_status() == "ok"). The second runs on the calling thread alone.
 void gemm_amx(Team& team, GemmScratch& scratch, const Gemm& gemm);
+void gemm_amx(GemmScratch& scratch, const Gemm& gemm);
 
 }  // namespace qwell

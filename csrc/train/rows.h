@@ -40,6 +40,13 @@ struct TrainRows {
   // bits 8: a byte a code; 4: of 32 codes the first sixteen in low nibbles. group is a multiple of 16
   void (*dequantise)(const uint8_t* codes, const float* scale, const float* minimum, int bits, int zero, int group,
                      int n, uint16_t* out);
+  // One row of attention over `n` keys of which the first `visible` count: p = softmax(scale * scores)
+  // in bf16, zero behind them. Gives log(sum(exp(scale * scores))).
+  float (*softmax)(const float* scores, int visible, int n, float scale, uint16_t* p);
+  // p again from lse, and ds = scale * p * (slopes - sum(grad * out)), the gradient of the scores.
+  void (*softmax_back)(const float* scores, const float* slopes, const uint16_t* grad, const uint16_t* out,
+                       int head_dim, int visible, int n, float scale, float lse, uint16_t* p, uint16_t* ds);
+  void (*round)(const float* x, int n, uint16_t* y);
   double (*square_sum)(const uint16_t* x, int64_t n);
   // elements [begin, end) of a parameter; begin is a multiple of 256, so is end unless it is the last
   void (*adamw)(const AdamW& step, const AdamWState& state, uint16_t* weight, const uint16_t* grad, int64_t begin,

@@ -116,6 +116,42 @@ float cross_entropy(uint16_t* logits, int n, int target, float scale) {
   return nll;
 }
 
+float softmax(const float* scores, int visible, int n, float scale, uint16_t* p) {
+  F top = set1(-INFINITY);
+  for (int i = 0; i < visible; i += 16)
+    top = _mm512_mask_max_ps(top, first(visible - i), top, load(scores + i, visible - i));
+  const float most = _mm512_reduce_max_ps(top) * scale;
+  F sum = set1(0);
+  for (int i = 0; i < visible; i += 16)
+    sum = _mm512_mask_add_ps(sum, first(visible - i), sum,
+                             exp(_mm512_fmsub_ps(load(scores + i, visible - i), set1(scale), set1(most))));
+  const float lse = most + std::log(_mm512_reduce_add_ps(sum));
+  for (int i = 0; i < n; i += 16) {
+    const __mmask16 seen = visible > i ? first(visible - i) : 0;
+    const F e = exp(_mm512_fmsub_ps(_mm512_maskz_loadu_ps(seen, scores + i), set1(scale), set1(lse)));
+    store(p + i, _mm512_maskz_mov_ps(seen, e), n - i);
+  }
+  return lse;
+}
+
+void softmax_back(const float* scores, const float* slopes, const uint16_t* grad, const uint16_t* out, int head_dim,
+                  int visible, int n, float scale, float lse, uint16_t* p, uint16_t* ds) {
+  F dot = set1(0);
+  for (int i = 0; i < head_dim; i += 16) dot = fma(load(grad + i, head_dim - i), load(out + i, head_dim - i), dot);
+  const F delta = set1(_mm512_reduce_add_ps(dot));
+  for (int i = 0; i < n; i += 16) {
+    const __mmask16 seen = visible > i ? first(visible - i) : 0;
+    const F e = exp(_mm512_fmsub_ps(_mm512_maskz_loadu_ps(seen, scores + i), set1(scale), set1(lse)));
+    const F slope = _mm512_sub_ps(_mm512_maskz_loadu_ps(seen, slopes + i), delta);
+    store(p + i, _mm512_maskz_mov_ps(seen, e), n - i);
+    store(ds + i, _mm512_maskz_mov_ps(seen, _mm512_mul_ps(_mm512_mul_ps(e, slope), set1(scale))), n - i);
+  }
+}
+
+void round(const float* x, int n, uint16_t* y) {
+  for (int i = 0; i < n; i += 16) store(y + i, load(x + i, n - i), n - i);
+}
+
 void dequantise(const uint8_t* codes, const float* scale, const float* minimum, int bits, int zero, int group, int n,
                 uint16_t* out) {
   const I off = _mm512_set1_epi32(zero);
@@ -240,6 +276,7 @@ void adamw(const AdamW& s, const AdamWState& t, uint16_t* weight, const uint16_t
 }  // namespace
 #pragma GCC pop_options
 
-const qwell::TrainRows qwell::kTrainRowsAvx512 = {norm,          norm_back,  rope,       silu_mul, silu_mul_back,
-                                                  cross_entropy, dequantise, square_sum, adamw};
+const qwell::TrainRows qwell::kTrainRowsAvx512 = {norm,          norm_back,     rope,       silu_mul,
+                                                  silu_mul_back, cross_entropy, dequantise, softmax,
+                                                  softmax_back,  round,         square_sum, adamw};
 #endif

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from qwell.train import functions, kernels
 from qwell.train.losses import cross_entropy
 from qwell.train.optim import AdamW, AdamWConfig, grad_norm
+from qwell.train.torch_ops import ragged_attention
 
 pytestmark = pytest.mark.skipif(kernels.core() is None, reason="this CPU has no AMX")
 ULP = 2**-7
@@ -101,6 +103,20 @@ def test_forward_and_backward_equal_the_slow_twin(name: str) -> None:
         slow = gradients(run, *inputs)
     for a, b in zip(fast, slow, strict=True):
         close(a, b, ulps=2.01)
+
+
+@pytest.mark.parametrize("heads", [(14, 2), (3, 1), (2, 2)])
+@pytest.mark.parametrize("head_dim", [64, 128, 24])
+def test_attention_equals_the_slow_twin(heads: tuple[int, int], head_dim: int) -> None:
+    splits = torch.tensor([0, 37, 38, 300, 301 + 129], dtype=torch.int32)
+    T, (N, K) = int(splits[-1]), heads
+    inputs = normal(T, N, head_dim), 2 * normal(T, K, head_dim, seed=1), normal(T, K, head_dim)
+    fast = gradients(lambda *x: functions.Attention.apply(*x, splits), *inputs)
+    spans = list(pairwise(splits.tolist()))
+    exact = gradients(lambda *x: ragged_attention(*(t.float() for t in x), spans), *inputs)
+    for a, b in zip(fast, exact, strict=True):
+        assert (a.float() - b.float()).norm() <= ULP * b.float().norm()
+        assert (a.float() - b.float()).abs().max() <= 4 * ULP * b.float().abs().max()
 
 
 @pytest.mark.parametrize("chunk_rows", [5, 64])

@@ -40,6 +40,41 @@ class Linear(Function):
         )
 
 
+class Tied(Function):
+    """One matrix [V, D] under its two names, embedding and head. Autograd brings both gradients
+    here together, and the rows of the embedding's are added to the head's where it lies: apart,
+    they would be two matrices of the vocabulary's size."""
+
+    @staticmethod
+    def forward(ctx: Ctx, weight: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        return weight.view_as(weight), weight.view_as(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(_: Ctx, rows: Tensor | None, grad: Tensor | None) -> Tensor | None:
+        if rows is None or grad is None:
+            return grad if rows is None else rows.to_dense()
+        return grad.add_(rows)
+
+
+class Rows(Function):
+    """Rows ids [T] of a matrix [V, D] -> [T, D], with a sparse gradient for `Tied`."""
+
+    @staticmethod
+    def forward(ctx: Ctx, ids: Tensor, table: Tensor) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.shape = table.shape
+        return table[ids]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (ids,) = ctx.saved_tensors
+        found = torch.sparse_coo_tensor(ids[None], grad, ctx.shape, check_invariants=False)
+        return None, found
+
+
 class RmsNorm(Function):
     """x [..., n], weight [n] -> x / sqrt(mean(x^2) + eps) * weight (arXiv:1910.07467)."""
 
@@ -98,6 +133,23 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
     a, b = x.float().chunk(2, dim=-1)
     c, s = cos[:, None], sign * sin[:, None]
     return torch.cat([a * c - b * s, b * c + a * s], dim=-1).to(x.dtype)
+
+
+class Attention(Function):
+    """Causal attention inside every sequence: q [T, N, H], k and v [T, K, H] bf16, splits [S + 1]
+    int32 -> [T, N, H]. Native only; `torch_ops.ragged_attention` is its slow twin."""
+
+    @staticmethod
+    def forward(ctx: Ctx, q: Tensor, k: Tensor, v: Tensor, splits: Tensor) -> Tensor:
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        out, lse = kernels.attention(q, k, v, splits)
+        ctx.save_for_backward(q, k, v, out, lse, splits)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return (*kernels.attention_back(grad.contiguous(), *ctx.saved_tensors), None)
 
 
 class SiluMul(Function):

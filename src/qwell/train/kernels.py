@@ -163,6 +163,51 @@ def silu_mul_back(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tenso
     return grad_gate, grad_up
 
 
+def attention(q: Tensor, k: Tensor, v: Tensor, splits: Tensor) -> tuple[Tensor, Tensor]:
+    """q [T, N, H], k and v [T, K, H] contiguous, splits [S + 1] int32 -> [T, N, H], and the
+    logarithm of every row's sum of exponentials [T, N] float32."""
+    out = torch.empty_like(q)
+    lse = torch.empty(q.shape[:2], dtype=torch.float32)
+    _attention(q, k, v, out, lse, splits, (0, 0, 0, 0))
+    return out, lse
+
+
+def attention_back(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, splits: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    made = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    addresses = (grad.data_ptr(), *(t.data_ptr() for t in made))
+    _attention(q, k, v, out, lse, splits, addresses)
+    return made
+
+
+def _attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    splits: Tensor,
+    backward: tuple[int, ...],
+) -> None:
+    _core().attention(
+        q.data_ptr(),
+        k.data_ptr(),
+        v.data_ptr(),
+        out.data_ptr(),
+        lse.data_ptr(),
+        splits.data_ptr(),
+        len(splits) - 1,
+        q.shape[1],
+        k.shape[1],
+        q.shape[2],
+        backward[0],
+        backward[1],
+        backward[2],
+        backward[3],
+    )
+
+
 def cross_entropy(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
     """-log p(target) of every row, float32; logits [n, V] become scale * (softmax - one-hot), or
     stay if scale is 0."""

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from qwell.train import kernels
 from qwell.train.gemm import matmul_nt, product
 
-CHUNK_ROWS = 256
+CHUNK_ROWS = 512
 
 
 def cross_entropy(
@@ -63,27 +63,35 @@ class _CrossEntropy(Function):
     ) -> Tensor:
         need_hidden, need_head = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
-        grad_head = torch.zeros_like(head) if need_head else None
+        grad_head = torch.empty_like(head) if need_head else None
+        room = torch.empty(
+            (min(chunk_rows, len(hidden)), len(head)), dtype=head.dtype, device=head.device
+        )
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for x, target, rows in _chunks(hidden, targets, chunk_rows):
-            logits = matmul_nt(x, head)
+            logits = product(x, head.t(), out=room[: len(x)])
             nll, grad = softmax_grad(logits, target, scale if need_hidden or need_head else 0.0)
             total += nll.sum()
             if grad_hidden is not None:
                 product(grad, head, out=grad_hidden[rows])
             if grad_head is not None:
-                product(grad.t(), x, out=grad_head, add=True)
-        ctx.save_for_backward(grad_hidden, grad_head)
+                product(grad.t(), x, out=grad_head, add=rows.start > 0)
+        if grad_head is not None and not len(hidden):
+            grad_head.zero_()
+        ctx.grads = grad_hidden, grad_head
         return total * scale
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        found = [
-            None if g is None else g if float(grad) == 1.0 else g.mul_(grad)
-            for g in ctx.saved_tensors
-        ]
-        return (*found, None, None, None)
+        if ctx.grads is None:
+            raise RuntimeError("cross_entropy gives its gradients once: no second backward pass")
+        grads, ctx.grads = ctx.grads, None  # autograd may add to what nobody else holds
+        if float(grad) != 1.0:
+            for g in grads:
+                if g is not None:
+                    g.mul_(grad)
+        return (*grads, None, None, None)
 
 
 class _TokenLogprobs(Function):

@@ -33,6 +33,19 @@ class Linear(nn.Linear):
         return y
 
 
+class Embedding(nn.Embedding):
+    """[vocab_size, hidden_size]. table: the matrix under its name as an embedding, while the model
+    runs and it is the head too (see `functions.Tied`)."""
+
+    table: Tensor | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.table is None:
+            return super().forward(input)
+        y: Tensor = functions.Rows.apply(input, self.table)
+        return y
+
+
 class RmsNorm(nn.Module):
     """The weight of an RMSNorm [length] and its eps."""
 
@@ -94,7 +107,7 @@ class Model(nn.Module):
     def __init__(self, config: ModelConfig, **where: Any) -> None:
         super().__init__()
         self.rope = Rope(config.head_dim, config.rope_theta)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, **where)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, **where)
         self.layers = nn.ModuleList(Block(config, i, **where) for i in range(config.num_layers))
         self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps, **where)
 
@@ -132,10 +145,17 @@ class Decoder(nn.Module):
         """Logits [R, vocab_size] of the output rows, or what `loss` makes of the final hidden
         states [R, D] and the head [V, D]. The head is used inside this call, so that a root
         FSDP group holds it whole."""
-        self.ops.device = self.model.embed_tokens.weight.device
-        hidden = decoder.hidden(self.ops, self.model, batch)
-        return (
-            self.ops.linear(hidden, self.lm_head)
-            if loss is None
-            else loss(hidden, self.lm_head.weight)
-        )
+        embedding, head = self.model.embed_tokens, self.lm_head.weight
+        self.ops.device = embedding.weight.device
+        if self.config.tie_word_embeddings and torch.is_grad_enabled() and head.requires_grad:
+            embedding.table, head = functions.Tied.apply(embedding.weight)
+        try:
+            hidden = decoder.hidden(self.ops, self.model, batch)
+        finally:
+            embedding.table = None
+        if loss is not None:
+            return loss(hidden, head)
+        if head is self.lm_head.weight:
+            return self.ops.linear(hidden, self.lm_head)
+        logits: Tensor = functions.Linear.apply(hidden, head, None)
+        return logits

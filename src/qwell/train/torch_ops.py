@@ -17,7 +17,7 @@ from torch import Tensor
 
 from qwell.model.batch import Batch
 from qwell.model.weights import Rope
-from qwell.train import functions
+from qwell.train import functions, kernels
 
 Angles = tuple[Tensor, Tensor]
 
@@ -59,6 +59,10 @@ class TorchOps:
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, batch: Batch, layer: int) -> Tensor:  # noqa: ARG002
         assert batch.kv is None, "training keeps no cache"
+        if kernels.takes(q, k, v):
+            splits = torch.from_numpy(batch.row_splits.astype(np.int32))
+            y: Tensor = functions.Attention.apply(q, k, v, splits)
+            return y.view(len(q), -1)
         return ragged_attention(q, k, v, batch.spans()).reshape(len(q), -1)
 
     def silu_mul(self, gate: Tensor, up: Tensor) -> Tensor:
