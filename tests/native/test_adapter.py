@@ -70,7 +70,7 @@ def test_over_other_formats(dtype: str, rank: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["F32", "BF16", "Q5_0", "Q4_K"])
-@pytest.mark.parametrize("targets", [ALL, ("q_proj", "v_proj"), ("up_proj",), ("o_proj",)])
+@pytest.mark.parametrize("targets", [ALL, ("q_proj", "v_proj"), ("up_proj",), ("down_proj",)])
 def test_fused_equals_unfused(dtype: str, targets: Sequence[str], tmp_path: Path) -> None:
     checkpoint, pack, loras = with_adapter(tmp_path, dtype, 5, targets)
     ids = tokens(70)

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:Futu
 
 RAW = config(hidden_size=128, intermediate_size=192)
 IDS = [*range(40, 100)]
-REPLY = 24
+REPLY = 12
 ADAPTERS: dict[str, dict[str, Any]] = {
     "rank 1": {"r": 1, "lora_alpha": 1},
     "rank 3, rslora": {"r": 3, "lora_alpha": 5, "use_rslora": True},

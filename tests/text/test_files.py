@@ -39,7 +39,7 @@ def test_we_read_what_we_wrote(tokenizer: Tokenizer, tmp_path: Path) -> None:
 
 def test_tokenizers_reads_it(tokenizer: Tokenizer, tmp_path: Path) -> None:
     fast = Fast.from_file(str(write(tmp_path / "t", tokenizer) / "tokenizer.json"))
-    text = mixed_text()
+    text = mixed_text()[:60_000]
     assert fast.encode(text).ids == tokenizer.encode(text)
     assert fast.encode(TYPED).ids == tokenizer.encode(TYPED, allow_special=True)
     ids = tokenizer.encode(text)
