@@ -233,4 +233,5 @@ NB_MODULE(_core, m) {
 
   bind_probe(m);
   bind_sampler(m);
+  bind_train(m);
 }

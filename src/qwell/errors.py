@@ -79,3 +79,9 @@ class DataError(QwellError):
     file and the line."""
 
     exit_code = 11
+
+
+class TrainingError(QwellError):
+    """A run that cannot start or go on: it does not fit, does not learn, or its data does not."""
+
+    exit_code = 12
