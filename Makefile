@@ -10,7 +10,7 @@ CORE := $(wildcard csrc/*.cpp csrc/*.h csrc/kernels/*.cpp csrc/kernels/*.h csrc/
 CHECK := $(wildcard tests/cross/*.cpp tests/cross/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow lint fix sanitize neon-check bench bench-peers proof-verify proof-one-answer proof-fuzz proof-overload proof-lives clean
+.PHONY: help run test test-slow lint fix sanitize neon-check bench bench-peers bench-serve proof-verify proof-one-answer proof-fuzz proof-overload proof-lives clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 24
@@ -48,6 +48,9 @@ bench: $(VENV)/.built  ## speed of MODEL, and how near it is to what this machin
 
 bench-peers: $(VENV)/.built  ## the same work on llama.cpp, OpenVINO, transformers and here; ARGS="--rounds 5 ..."
 	@$(BIN)/python benchmarks/peers/compare.py $(MODEL) $(ARGS)
+
+bench-serve: $(VENV)/.built  ## 16 streaming clients on qwell serve, llama.cpp's server and LLM.generate
+	@$(BIN)/python benchmarks/serve.py $(MODEL) $(ARGS)
 
 proof-verify: $(VENV)/.built  ## by hand, long: both real models on 16 windows; add the row to LOG.md
 	$(BIN)/qwell verify qwen2.5-coder:0.5b --windows 16

@@ -27,10 +27,16 @@ class NativeModel:
     """The native back end over one packed folder; same face as `ReferenceModel`."""
 
     def __init__(
-        self, program: _core.Program, config: ModelConfig, text: str, key_bias: F32 | None = None
+        self,
+        program: _core.Program,
+        config: ModelConfig,
+        text: str,
+        key_bias: F32 | None = None,
+        read_bytes: int = 0,
     ) -> None:
-        """key_bias: see `_key_bias`; with it, keys and values are kept in int8."""
-        self.config, self.max_rows = config, program.max_rows
+        """key_bias: see `_key_bias`; with it, keys and values are kept in int8. read_bytes: of
+        weights, that every step with logits reads."""
+        self.config, self.max_rows, self.read_bytes = config, program.max_rows, read_bytes
         self._program, self._listing, self._key_bias = program, text, key_bias
 
     @classmethod
@@ -66,7 +72,10 @@ class NativeModel:
                 "or choose a smaller model"
             ) from error
         key_bias = _key_bias(weights) if kv_dtype == "int8" else None
-        return cls(program, config, listing(phases), key_bias)
+        # Where the head is another matrix, a step reads single rows of the embedding.
+        embedding = tensors.get("model.embed_tokens.weight")
+        unread = embedding.nbytes if embedding and "lm_head.weight" in tensors else 0
+        return cls(program, config, listing(phases), key_bias, size - unread)
 
     @property
     def num_threads(self) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +57,13 @@ def one_line(text: str) -> str:
 def retry_after(seconds: float) -> dict[str, str]:
     """The header, in whole seconds from 1."""
     return {"Retry-After": str(max(1, math.ceil(seconds)))}
+
+
+def ignored(names: Sequence[str]) -> dict[str, str]:
+    """The header that every reply to a request with fields without effect has."""
+    shown = [one_line(name).encode("ascii", "backslashreplace").decode() for name in names[:16]]
+    more = [f"and {len(names) - 16} more"] if len(names) > 16 else []
+    return {"X-Qwell-Ignored": ", ".join(shown + more)} if names else {}
 
 
 def from_exception(error: BaseException, number: str) -> ApiError:
