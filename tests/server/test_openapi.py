@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
 from schemathesis.checks import CheckContext
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -20,11 +21,20 @@ from tests.engine.tiny import EOS, Scripted, make_llm
 from tests.server.live import Live, chat_tokenizer, live
 
 CHECKS = [content_type_conformance, response_schema_conformance, status_code_conformance]
-HOW = {
-    "deadline": None,
-    "suppress_health_check": list(HealthCheck),
-    "phases": (Phase.explicit, Phase.generate),
-}
+OPERATIONS = [
+    ("POST", "/v1/chat/completions"),
+    ("POST", "/v1/completions"),
+    ("POST", "/tokenize"),
+    ("POST", "/detokenize"),
+    ("POST", "/apply_template"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/{model}"),
+    ("GET", "/tokenizer_info"),
+    ("GET", "/health"),
+    ("GET", "/ready"),
+    ("GET", "/metrics"),
+    ("GET", "/openapi.json"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +52,6 @@ def api(server: Live) -> Any:
     return schema
 
 
-described = schemathesis.pytest.from_fixture("api")
-
-
 def no_fault(
     ctx: CheckContext, response: schemathesis.Response, case: schemathesis.Case
 ) -> bool | None:
@@ -52,21 +59,34 @@ def no_fault(
     return None
 
 
-def ask(case: schemathesis.Case) -> None:
-    case.validate_response(case.call(timeout=30), checks=[no_fault, *CHECKS])
+def ask(api: Any, method: str, path: str, examples: int, mode: GenerationMode) -> None:
+    """So many requests to one operation, drawn anew; their replies are checked."""
+
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(case=api[path][method].as_strategy(generation_mode=mode))
+    def check(case: schemathesis.Case) -> None:
+        case.validate_response(case.call(timeout=60), checks=[no_fault, *CHECKS])
+
+    check()
 
 
-@described.parametrize()
-@settings(max_examples=12, **HOW)
-def test_replies_are_those_promised(case: schemathesis.Case) -> None:
-    ask(case)
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_replies_are_those_promised(api: Any, method: str, path: str) -> None:
+    for mode in modes(method):
+        ask(api, method, path, 8, mode)
 
 
 @pytest.mark.slow
-@described.parametrize()
-@settings(max_examples=300, **HOW)
-def test_many_replies_are_those_promised(case: schemathesis.Case) -> None:
-    ask(case)
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_many_replies_are_those_promised(api: Any, method: str, path: str) -> None:
+    for mode in modes(method):
+        ask(api, method, path, 200 if method == "POST" else 20, mode)
+
+
+def modes(method: str) -> list[GenerationMode]:
+    """Requests that fit the document, and where there is something to get wrong such that do
+    not."""
+    return list(GenerationMode) if method == "POST" else [GenerationMode.POSITIVE]
 
 
 def test_the_server_is_well_after_it(server: Live) -> None:
@@ -78,18 +98,7 @@ def test_the_server_is_well_after_it(server: Live) -> None:
 def test_every_route_and_field_is_described(server: Live) -> None:
     found = server.http.get("/openapi.json").json()
     assert found == server.app.document()
-    assert set(found["paths"]) >= {
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/models",
-        "/v1/models/{model}",
-        "/tokenize",
-        "/detokenize",
-        "/tokenizer_info",
-        "/apply_template",
-        "/health",
-        "/ready",
-        "/metrics",
-    }
+    told = {(method.upper(), path) for path, how in found["paths"].items() for method in how}
+    assert told == set(OPERATIONS)
     fields = found["components"]["schemas"]["ChatRequest"]["properties"]
     assert {"temperature", "top_k", "min_p", "repetition_penalty", "tools"} <= set(fields)

@@ -230,3 +230,10 @@ async def times(server: Live, body: dict[str, Any]) -> list[float]:
     found = [time.perf_counter() async for line in reader if line.startswith(b"data: {")]
     writer.close()
     return found
+
+
+def test_a_coder_model_fills_the_middle(real: Live) -> None:
+    body = {"prompt": "def add(a, b):\n    return ", "suffix": "\n\nprint(add(2, 3))\n"}
+    reply = real.post(TEXT, {**body, "max_tokens": 20, "temperature": 0}).json()
+    [choice] = reply["choices"]
+    assert choice["text"].strip() == "a + b" and choice["finish_reason"] == "stop"

@@ -164,6 +164,7 @@ def wait_until_not_ready(server: Running) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_what_outlives_its_grace_is_told_so(start: Start) -> None:
     server = start("--grace", "0.3")
     reply = server.stream(30_000)
@@ -175,6 +176,7 @@ def test_what_outlives_its_grace_is_told_so(start: Start) -> None:
     assert time.monotonic() - begin < 10
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_it_now(start: Start) -> None:
     server = start("--grace", "60")
     reply = server.stream(30_000)
@@ -211,6 +213,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after_s", [0.25, 0.5, 0.8, 1.2])
 def test_a_server_killed_at_its_first_start_leaves_nothing_broken(
     after_s: float, tmp_path: Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -88,6 +89,8 @@ def serve(
         address = sock.getsockname()[:2]
         for line in report(app, address, speed, weight_bytes=weights, kv_bytes=memory):
             note(line)
+        gc.collect()
+        gc.freeze()  # what is loaded stays: looking through it again and again would stop streams
         Server(app, sock, note).run_here()
 
 
