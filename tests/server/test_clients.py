@@ -1,4 +1,4 @@
-"""Stock clients against a real server over the official 0.5B: lm-eval, qwen-agent.
+"""Stock clients against a real server: lm-eval over the official 0.5B, qwen-agent.
 
 Each runs in an environment of its own under build/clients, built once from its package.
 """
@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.server.live import Live
+from tests.server.live import Live, live, says
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks" / "peers"))
 from environments import python_of  # noqa: E402
 
-pytestmark = [pytest.mark.slow, pytest.mark.weights]
+pytestmark = pytest.mark.slow
 
 CAPITALS = {
     "France": "Paris",
@@ -101,6 +101,7 @@ def evaluate(server: Live, tasks: Path, model: str, path: str, task: str, *more:
     return results, [json.loads(line) for line in samples.read_text().splitlines()]
 
 
+@pytest.mark.weights
 def test_lm_eval_scores_choices_as_the_model_does(real: Live, tasks: Path) -> None:
     """Its sums of log-probabilities are those of LLM.logprobs; ids, lists, echo and the server's
     own tokenizer are used without any option."""
@@ -118,6 +119,7 @@ def test_lm_eval_scores_choices_as_the_model_does(real: Live, tasks: Path) -> No
             assert float(told[0]) == pytest.approx(want, abs=1e-4)
 
 
+@pytest.mark.weights
 def test_lm_eval_chats(real: Live, tasks: Path) -> None:
     results, samples = evaluate(
         real,
@@ -132,11 +134,16 @@ def test_lm_eval_chats(real: Live, tasks: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["raw", "prompt"])
-def test_an_agent_uses_its_tool(real: Live, how: str, tmp_path: Path) -> None:
-    """Qwen-Agent calls the tool the model asked for, and the model tells what it said."""
-    script = str(Path(__file__).parent / "agent.py")
-    command = [python("qwen-agent"), script, f"{real.url}/v1", how, real.app.served.name]
-    found = json.loads(run(command, tmp_path).splitlines()[-1])
+def test_an_agent_uses_its_tool(how: str, tmp_path: Path) -> None:
+    """Qwen-Agent reads the call of a model that writes one, runs its tool, and the model is told
+    what came of it. Tools go through the API's own field, or through Qwen-Agent's prompt."""
+    call = '<tool_call>\n{"name": "get_stock", "arguments": {"article": "lamp"}}\n</tool_call>'
+    seen: list[str] = []
+    with live(says(f"Let me see.\n{call}", "There are 4711 lamps.", seen=seen)) as server:
+        script = str(Path(__file__).parent / "agent.py")
+        command = [python("qwen-agent"), script, f"{server.url}/v1", how, server.app.served.name]
+        found = json.loads(run(command, tmp_path).splitlines()[-1])
     assert found["calls"] == [{"article": "lamp"}]
     assert [message["role"] for message in found["messages"]][-2:] == ["function", "assistant"]
-    assert "4711" in str(found["messages"][-1]["content"])
+    assert "There are 4711 lamps." in str(found["messages"][-1]["content"])
+    assert "get_stock" in seen[0] and '"in_stock": 4711' in seen[-1]

@@ -12,6 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from qwell.engine.jobs import Limits
 from qwell.engine.llm import LLM
 from qwell.engine.load import load
 from qwell.engine.memory import Room
@@ -95,7 +96,7 @@ def larger(official_gguf: Callable[[str], Path]) -> Iterator[LLM]:
 @pytest.fixture
 def server(request: pytest.FixtureRequest) -> Iterator[Live]:
     """Of the model whose fixture is named."""
-    with live(request.getfixturevalue(request.param)) as found:
+    with live(request.getfixturevalue(request.param), limits=Limits(max_wait_s=600)) as found:
         yield found
 
 
