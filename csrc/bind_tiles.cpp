@@ -33,25 +33,33 @@ const TileKernels& tiles_named(const std::string& isa) {
   return *kernels.tiles;
 }
 
-void tile_linear(const std::string& isa, Format format, Bytes packed, int n, Matrix x, OutMatrix out) {
+// `group` panels a pass, as a program may choose.
+void tile_linear(const std::string& isa, Format format, Bytes packed, int n, Matrix x, OutMatrix out, int group) {
   const TileKernels& tiles = tiles_named(isa);
   const FormatInfo info = format_info(format);
   const int rows = int(x.shape(0)), k = int(x.shape(1)), panels = (n + kPanel - 1) / kPanel;
   const int64_t panel_bytes = int64_t(k) / info.block_inputs * info.block_bytes;
-  const int blocks = (rows + kTileRows - 1) / kTileRows;
   require(tiles.linear[int(format)] != nullptr, "this format has no tiled form");
   require(rows > 0 && k > 0, "x is empty");
   require(k % (info.integer ? std::max(info.block_inputs, kGroup) : 2) == 0, "k is not a whole number of blocks");
   require(int64_t(packed.shape(0)) >= panels * panel_bytes, "the packed matrix is too short");
-  require(int(out.shape(0)) == blocks * kTileRows && int(out.shape(1)) == panels * kPanel,
-          "out must be [rows padded to 32, panels * 32]");
-  Region a(blocks * tile_block_bytes(k), false), scratch(TileScratch::bytes(1, kLanes), false);
-  for (int r = 0; r < rows; r++) tiles.pack(x.data() + int64_t(r) * k, k, r, tile_block_bytes(k), a.data());
+  require(int(out.shape(0)) == rows && int(out.shape(1)) == panels * kPanel, "out must be [rows, panels * 32]");
+  require(group >= 1, "a pass has at least one panel");
+  Region a(tile_input_bytes(rows, k), false), c(tile_floats(rows) * panels * 4, false);
+  Region scratch(TileScratch::kLinearBytes, false);
+  float* sums = reinterpret_cast<float*>(c.data());
+  for (int r = 0; r < rows; r++) tiles.pack(x.data() + int64_t(r) * k, k, r, rows, a.data());
   tiles.begin();
-  for (int p = 0; p < panels; p++)
-    tiles.linear[int(format)](packed.data() + p * panel_bytes, k, a.data(), tile_block_bytes(k), rows,
-                              out.data() + p * kPanel, out.shape(1), scratch.data());
+  for (int p = 0; p < panels; p += group) {
+    const int count = std::min(group, panels - p);
+    const uint8_t* at = packed.data() + p * panel_bytes;
+    const uint8_t* next = p + count < panels ? at + count * panel_bytes : nullptr;
+    tiles.linear[int(format)]({at, panel_bytes, count, next, k, TileChunks(k), a.data(), rows,
+                               sums + p * tile_floats(rows), scratch.data(), {}});
+  }
   tiles.end();
+  for (int r = 0; r < rows; r++)
+    tiles.result(sums, rows, r, panels * kPanel, out.data() + int64_t(r) * panels * kPanel);
 }
 
 void tile_attention(const std::string& isa, Matrix q, Pages pages, int head_dim, int first_position, OutMatrix out) {
@@ -89,7 +97,7 @@ void tile_attention(const std::string& isa, Matrix q, Pages pages, int head_dim,
 }  // namespace
 
 void bind_tiles(nb::module_& m) {
-  m.def("tile_linear", &tile_linear, "isa"_a, "format"_a, "packed"_a, "n"_a, "x"_a, "out"_a.noconvert());
+  m.def("tile_linear", &tile_linear, "isa"_a, "format"_a, "packed"_a, "n"_a, "x"_a, "out"_a.noconvert(), "group"_a = 1);
   m.def("tile_attention", &tile_attention, "isa"_a, "q"_a, "pages"_a, "head_dim"_a, "first_position"_a,
         "out"_a.noconvert());
 }

@@ -107,18 +107,58 @@ inline int64_t kv_page_bytes(int head_dim, bool int8) {
   return int64_t(2) * kPage * (int8 ? head_dim + 2 * kv_groups(head_dim) : 2 * head_dim);
 }
 
-// Prompt rows over tiles. A ("the left operand") holds packed rows: blocks of 32 rows, in each for
-// every 32 of k two tiles [16 rows][32 of k] bf16 of 1 KB. Rows of a tile never mix, so rows behind
-// the last may hold anything. Tiles want 64-byte alignment.
+// How tiles walk the k inputs of a matrix: steps of 32, in chunks of equal length but for the last.
+// A chunk of a panel in bf16 (28 KB at most) stays in the first-level cache while all rows pass.
+struct TileChunks {
+  static constexpr int kMost = 14;  // steps of a chunk
+  explicit TileChunks(int k) : total((k + 31) / 32) {
+    count = (total + kMost - 1) / kMost, length = (total + count - 1) / count;
+  }
+  int steps(int chunk) const { return chunk + 1 < count ? length : total - chunk * length; }
+  int total, count, length;  // steps; chunks; steps of a chunk
+};
+
+// Work that has nothing to do with a pass and costs nothing beside it: `count` calls of `piece`, spread
+// over the pass, which makes all of them.
+struct Meanwhile {
+  void (*piece)(void* context) = nullptr;
+  void* context = nullptr;
+  int64_t count = 0;
+};
+
+// Panels of one matrix against the prompt rows of a phase, on one thread. A ("the left operand")
+// holds the packed rows: [chunk][block of 32 rows][step][2 tiles of 16 rows x 32 inputs], bf16. Rows
+// of a tile never mix, so rows behind the last may hold anything. All of it 64-byte aligned.
+struct TilePass {
+  const uint8_t* panels;
+  int64_t panel_bytes;
+  int count;            // panels, one behind the other
+  const uint8_t* next;  // the panel of the next pass over the same format, or null
+  int k;                // of the matrix; it may end before the chunks do
+  TileChunks chunks;    // of A
+  const uint8_t* a;
+  int rows;
+  float* c;          // results: [panel][block][4 tiles: rows 0..15, columns 0..15 and 16..31; rows 16..31]
+  uint8_t* scratch;  // TileScratch::kLinearBytes of this thread, zeroed once
+  Meanwhile meanwhile;
+};
+
+inline constexpr int kTileRows = 32;  // rows of a block of A; query rows of an attention item
+inline constexpr int kTileBytes = 1024;
+inline int tile_blocks(int rows) { return (rows + kTileRows - 1) / kTileRows; }
+// Bytes of A, and floats of c for one panel.
+inline int64_t tile_input_bytes(int rows, int k) { return int64_t(tile_blocks(rows)) * ((k + 31) / 32) * 2 * kTileBytes; }
+inline int64_t tile_floats(int rows) { return int64_t(tile_blocks(rows)) * kTileRows * kPanel; }
+// Prompt rows over tiles.
 struct TileKernels {
   void (*begin)();  // on every thread before its first tile of a step
   void (*end)();    // and after its last
-  void (*pack)(const float* x, int k, int row, int64_t block_bytes, uint8_t* a);
-  // tile[row * stride + column] for one panel; writes whole tiles: 16 or 32 rows of every block.
-  // `a` has block_bytes (>= tile_block_bytes(k)) from one block of rows to the next.
-  using LinearFn = void (*)(const uint8_t* panel, int k, const uint8_t* a, int64_t block_bytes, int rows, float* tile,
-                            int64_t stride, uint8_t* scratch);
+  // Row `row` of `rows` into A.
+  void (*pack)(const float* x, int k, int row, int rows, uint8_t* a);
+  using LinearFn = void (*)(const TilePass&);
   LinearFn linear[kNumFormats];  // null where the format has no tiled form
+  // Row r of `rows` of the results c of a pass, `columns` of its panels in one piece.
+  void (*result)(const float* c, int rows, int r, int columns, float* y);
   // Rows of one window of kTileRows absolute positions; scratch holds TileScratch::bytes.
   void (*attention)(const AttentionItem&, uint8_t* scratch);
 };
@@ -153,11 +193,6 @@ struct Kernels {
   double (*sum_exp)(const float* x, int blocks, float top);
   const TileKernels* tiles = nullptr;  // null: prompt rows are computed like reply rows
 };
-
-inline constexpr int kTileRows = 32;  // rows of a block of A; query rows of an attention item
-inline constexpr int kTileBytes = 1024;
-inline constexpr int kTileDepth = 256;  // inputs of a panel that are unpacked at once
-inline int64_t tile_block_bytes(int k) { return int64_t((k + 31) / 32) * 2 * kTileBytes; }
 
 inline int64_t unpacked_bytes(int k) {  // rows, then scales and minima per 16 inputs
   return int64_t(k) * kPanel + 2 * int64_t(k / kLanes) * kPanel * int64_t(sizeof(float));

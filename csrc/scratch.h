@@ -1,6 +1,7 @@
 // Per-thread and shared working memory of a step.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -17,10 +18,10 @@ struct RowStore {
   RowStore(uint8_t* memory, int rows, int k);
   static int64_t bytes(int rows, int k) {
     return int64_t(rows) * (int64_t(k) * (4 + 1 + 2) + int64_t(k) / kGroup * 8 + int64_t(k) / kLanes * 8) + 4096 +
-           (rows + kTileRows - 1) / kTileRows * tile_block_bytes(k);
+           tile_input_bytes(rows, k);
   }
-  // Prepares row r from the floats x (padded to phase.k).
-  void prepare(const Kernels& kernels, const Phase& phase, const Forms& forms, int r, const float* x);
+  // Prepares row r from the floats x (padded to phase.k); `prompts` rows go over tiles.
+  void prepare(const Kernels& kernels, const Phase& phase, const Forms& forms, int r, int prompts, const float* x);
 
   std::vector<Row> rows;
   int k_max;
@@ -30,26 +31,43 @@ struct RowStore {
   uint8_t* tiles;
 };
 
+// A pass over tiles reads its rows from the second-level cache while they take no more than
+// kNearRows; else it covers as many panels as kNearSums of results allow.
+inline constexpr int64_t kNearRows = 1 << 20, kNearSums = 512 << 10;
+
 struct Program::Scratch {
   Scratch(const Shape& shape, int max_rows, int k, int unit)
       : few_memory(RowStore::bytes(4, k), false),
         few(few_memory.data(), 4, k),
         unpacked_memory(unpacked_bytes(k), true),
-        tile_memory(int64_t(tile_rows(max_rows)) * 2 * unit * 4, true),
+        tile_memory(int64_t(max_rows) * 2 * unit * 4, true),
+        tile_sums(4 * sum_bytes(max_rows, unit), true),
+        tile_linear(TileScratch::kLinearBytes, true),
         tile_kernels(TileScratch::bytes(shape.heads / shape.kv_heads, shape.head_dim), true),
         unpacked_pages(kPart / kPage * kv_page_bytes(shape.head_dim, false), true),
         normed(k),
-        partials((kItemRows + 1) * (shape.heads / shape.kv_heads) * partial_floats(shape.head_dim)) {}
-  // Tiled kernels write whole tiles, so reply rows begin after a multiple of kTileRows.
-  static int tile_rows(int max_rows) { return max_rows + kTileRows; }
-  float* tile(int which, int max_rows, int unit) {
-    return reinterpret_cast<float*>(tile_memory.data()) + int64_t(which) * tile_rows(max_rows) * unit;
+        partials((kItemRows + 1) * (shape.heads / shape.kv_heads) * partial_floats(shape.head_dim)),
+        rows(2 * unit) {}
+
+  // Results of a product (0) and of its partner (1): of rows that go over tiles (two sets, one is
+  // finished while the other is computed), of the others, and one row of the former in one piece.
+  float* sums(int set, int which) {
+    return reinterpret_cast<float*>(tile_sums.data() + (2 * set + which) * (tile_sums.size() / 4));
   }
+  float* tile(int which) { return reinterpret_cast<float*>(tile_memory.data() + which * (tile_memory.size() / 2)); }
+  float* row(int which) { return rows.data() + which * rows.size() / 2; }
+
   Region few_memory;
   RowStore few;  // rows of a step of up to four, prepared by every thread for itself
-  Region unpacked_memory, tile_memory, tile_kernels, unpacked_pages;
+  Region unpacked_memory, tile_memory, tile_sums, tile_linear, tile_kernels, unpacked_pages;
   std::vector<float> normed, partials;  // partials: of an attention item
+  std::vector<float> rows;
   std::vector<const uint8_t*> pages;
+
+ private:
+  static int64_t sum_bytes(int max_rows, int unit) {
+    return std::max(kNearSums, int64_t(unit / kPanel) * tile_floats(max_rows) * 4);
+  }
 };
 
 }  // namespace qwell

@@ -31,10 +31,11 @@ RowStore::RowStore(uint8_t* memory, int count, int k) : rows(count), k_max(k) {
                sum16 + r * k / kLanes};
 }
 
-void RowStore::prepare(const Kernels& kernels, const Phase& phase, const Forms& forms, int r, const float* x) {
+void RowStore::prepare(const Kernels& kernels, const Phase& phase, const Forms& forms, int r, int prompts,
+                       const float* x) {
   const int64_t at = int64_t(r) * k_max;
   const int k = phase.k;
-  if (forms.tiles) kernels.tiles->pack(x, k, r, tile_block_bytes(k), tiles);
+  if (forms.tiles) kernels.tiles->pack(x, k, r, prompts, tiles);
   if (forms.f32) std::memcpy(f32 + at, x, k * sizeof(float));
   if (forms.q8) kernels.quantize(x, k, Precision::Q8, q8 + at, nullptr, scale8 + at / kGroup, sum8 + at / kLanes);
   if (forms.q16) kernels.quantize(x, k, Precision::Q16, lo + at, hi + at, scale16 + at / kGroup, sum16 + at / kLanes);
@@ -176,11 +177,6 @@ struct Worker {
   // Of the rows of a linear phase, in the order of the step, the first tiled(phase) are tiled.
   int tiled(const Phase& phase) const { return phase.out_rows ? 0 : step.tiled; }
   int batch_row(const Phase& phase, int i) const { return phase.out_rows ? i : step.order[i]; }
-  // Where row i of that order lies in a tile.
-  static int tile_row(int tiled, int i) {
-    return i < tiled ? i : i - tiled + (tiled + kTileRows - 1) / kTileRows * kTileRows;
-  }
-
   // The rows of a linear phase in the forms its products read. Few rows: every thread prepares
   // them all for itself, which is cheaper than a barrier. Many: dealt out, then a barrier.
   const RowStore& load(const Phase& phase, RowStore& shared) {
@@ -195,55 +191,138 @@ struct Worker {
         kernels.rms_norm(x, phase.op.weight.data(), phase.op.length, phase.k, phase.op.eps, scratch.normed.data());
         x = scratch.normed.data();
       }
-      to.prepare(kernels, phase, i < prompts ? phase.prompt_forms : phase.reply_forms, i, x);
+      to.prepare(kernels, phase, i < prompts ? phase.prompt_forms : phase.reply_forms, i, prompts, x);
     }
     if (!few) p.team_.barrier();
     return to;
   }
 
-  // One panel meets the rows of both roles before the next one is read.
-  void multiply(const Phase& phase, const Product& product, const Unit& unit, const RowStore& x, float* tile) {
-    const Weight& w = product.weight;
-    const int n = count(phase), prompts = tiled(phase);
-    const TileKernels::LinearFn tiles = p.tiled(phase, w);
-    const auto plain = [&](const uint8_t* panel, int begin, int end, float* to) {
-      kernels.linear[int(w.format)](panel, w.k, x.rows.data() + begin, end - begin, product.precision,
-                                    to + int64_t(tile_row(prompts, begin)) * p.max_unit_, p.max_unit_,
-                                    scratch.unpacked_memory.data());
-    };
-    for (int c = 0; c < unit.columns; c += kPanel) {
-      const uint8_t* panel = w.packed + int64_t((unit.column + c) / kPanel) * w.panel_bytes;
-      if (prompts && tiles)
-        tiles(panel, w.k, x.tiles, tile_block_bytes(phase.k), prompts, tile + c, p.max_unit_,
-              scratch.tile_kernels.data());
-      else if (prompts) plain(panel, 0, prompts, tile + c);
-      if (n > prompts) plain(panel, prompts, n, tile + c);
+  // The products of one pass over units [first, end) of a phase: their prompt rows wait in
+  // scratch.sums(set, ..) for their row ops.
+  struct Pass {
+    const Phase* phase = nullptr;
+    int first = 0, end = 0, set = 0;
+    int unit = 0, row = 0;  // what is next
+    const Product& product() const { return phase->products[phase->units[first].product]; }
+    const Product* partner() const {
+      return product().partner >= 0 ? &phase->products[product().partner] : nullptr;
     }
-    if (!product.bias.empty())
-      for (int i = 0; i < n; i++) {
-        float* y = tile + int64_t(tile_row(prompts, i)) * p.max_unit_;
-        kernels.add(y, product.bias.data() + unit.column, unit.columns, y);
-      }
+  };
+  Pass waiting;
+
+  // Of the rows of a product those before `tiled` go over tiles.
+  int tiled(const Phase& phase, const Product& product) const {
+    return p.tiled(phase, product.weight) ? tiled(phase) : 0;
+  }
+  static int panel_end(const Unit& unit) { return (unit.column + unit.columns + kPanel - 1) / kPanel; }
+
+  // One past the last of the units that share a pass with unit u: while rows do not stay in the
+  // second-level cache, they are read once for many panels.
+  int pass_end(const Phase& phase, int u) const {
+    const Unit& first = phase.units[u];
+    int end = u + 1;
+    if (tile_input_bytes(tiled(phase), phase.k) <= kNearRows) return end;
+    for (; end < phase.first_unit[id + 1] && phase.units[end].product == first.product; end++)
+      if ((panel_end(phase.units[end]) - first.column / kPanel) * tile_floats(tiled(phase)) * 4 > kNearSums) break;
+    return end;
   }
 
   void linear(const Phase& phase) {
-    const int n = count(phase), prompts = tiled(phase);
-    if (n == 0) return;  // a chunk of a prompt that wants no logits skips the head
+    if (count(phase) == 0) return;  // a chunk of a prompt that wants no logits skips the head
     const RowStore& x = load(phase, *p.shared_rows_);
-    float* tile = scratch.tile(0, p.max_rows, p.max_unit_);
-    float* second = scratch.tile(1, p.max_rows, p.max_unit_);
-    for (int u = phase.first_unit[id]; u < phase.first_unit[id + 1]; u++) {
-      const Unit& unit = phase.units[u];
-      const Product& product = phase.products[unit.product];
-      multiply(phase, product, unit, x, tile);
-      if (product.partner >= 0) multiply(phase, phase.products[product.partner], unit, x, second);
-      for (int i = 0; i < n; i++) {
-        const int r = batch_row(phase, i);
-        const int64_t at = int64_t(tile_row(prompts, i)) * p.max_unit_;
-        for (const RowOp& op : product.epilogue) apply(op, tile + at, second + at, r, unit.column, unit.columns);
-        deliver(product, tile + at, r, unit.column, unit.columns);
-      }
+    for (int u = phase.first_unit[id], set = 0; u < phase.first_unit[id + 1]; set ^= 1) {
+      const Pass pass{&phase, u, tiled(phase) ? pass_end(phase, u) : u + 1, set, u, 0};
+      const Product* partner = pass.partner();
+      multiply_tiled(pass, pass.product(), x.tiles, 0);
+      if (partner) multiply_tiled(pass, *partner, x.tiles, 1);
+      finish_waiting();
+      for (int i = u; i < pass.end; i++) finish_plain(pass, i, x);
+      waiting = pass;
+      if (partner && tiled(phase, *partner) != tiled(phase, pass.product())) finish_waiting();
+      u = pass.end;
     }
+    finish_waiting();
+  }
+
+  // All prompt rows against the panels of a pass; meanwhile the pass before is finished.
+  void multiply_tiled(const Pass& pass, const Product& product, const uint8_t* a, int which) {
+    const Phase& phase = *pass.phase;
+    if (!tiled(phase, product)) return;
+    const Weight& w = product.weight;
+    const int from = phase.units[pass.first].column / kPanel, to = panel_end(phase.units[pass.end - 1]);
+    const auto at = [&](int panel) { return w.packed + panel * w.panel_bytes; };
+    const bool alone = product.partner < 0 && which == 0;  // with a partner, the next pass is over another matrix
+    const bool more = alone && pass.end < phase.first_unit[id + 1] &&
+                      &phase.products[phase.units[pass.end].product] == &product;
+    // A pass and its partner share the work that waits.
+    const int64_t share = waiting_rows() / (alone || which ? 1 : 2);
+    const Meanwhile meanwhile{[](void* worker) { static_cast<Worker*>(worker)->finish_next(); }, this, share};
+    p.tiled(phase, w)({at(from), w.panel_bytes, to - from, more ? at(to) : nullptr, w.k, TileChunks(phase.k), a,
+                       tiled(phase), scratch.sums(pass.set, which), scratch.tile_linear.data(), meanwhile});
+  }
+
+  int64_t waiting_rows() const {
+    if (!waiting.phase) return 0;
+    return int64_t(waiting.end - waiting.unit) * tiled(*waiting.phase, waiting.product()) - waiting.row;
+  }
+
+  // One more row of one more unit.
+  void finish_next() {
+    const Phase& phase = *waiting.phase;
+    const Unit& unit = phase.units[waiting.unit];
+    finish(waiting, unit, waiting.row, [&](const Product& product, int which) -> float* {
+      if (!tiled(phase, product)) return scratch.tile(which) + int64_t(waiting.row) * p.max_unit_;
+      const int panel = (unit.column - phase.units[waiting.first].column) / kPanel, rows = tiled(phase);
+      kernels.tiles->result(scratch.sums(waiting.set, which) + panel * tile_floats(rows), rows, waiting.row,
+                            unit.columns, scratch.row(which));
+      return scratch.row(which);
+    });
+    if (++waiting.row == tiled(phase, waiting.product())) waiting.row = 0, waiting.unit++;
+  }
+  void finish_waiting() {
+    while (waiting_rows() > 0) finish_next();
+    waiting.phase = nullptr;
+  }
+
+  // The rows that do not go over tiles: a panel is read and they are done.
+  void finish_plain(const Pass& pass, int u, const RowStore& x) {
+    const Phase& phase = *pass.phase;
+    const Unit& unit = phase.units[u];
+    const Product* partner = pass.partner();
+    multiply_plain(phase, pass.product(), unit, x, scratch.tile(0));
+    if (partner) multiply_plain(phase, *partner, unit, x, scratch.tile(1));
+    for (int i = tiled(phase, pass.product()); i < count(phase); i++)
+      finish(pass, unit, i, [&](const Product& product, int which) {
+        if (tiled(phase, product) > i) kernels.tiles->result(scratch.sums(pass.set, which), tiled(phase), i, unit.columns, scratch.row(which));
+        return tiled(phase, product) > i ? scratch.row(which) : scratch.tile(which) + int64_t(i - tiled(phase, product)) * p.max_unit_;
+      });
+  }
+
+  void multiply_plain(const Phase& phase, const Product& product, const Unit& unit, const RowStore& x, float* tile) {
+    const Weight& w = product.weight;
+    const int begin = tiled(phase, product), rows = count(phase) - begin;
+    if (rows <= 0) return;
+    for (int c = 0; c < unit.columns; c += kPanel)
+      kernels.linear[int(w.format)](w.packed + int64_t((unit.column + c) / kPanel) * w.panel_bytes, w.k,
+                                    x.rows.data() + begin, rows, product.precision, tile + c, p.max_unit_,
+                                    scratch.unpacked_memory.data());
+  }
+
+  // Row i of a unit: bias, row ops, destination. `result` gives it as it came from the products.
+  template <class Result>
+  void finish(const Pass& pass, const Unit& unit, int i, const Result& result) {
+    const Product& product = pass.product();
+    const Product* partner = pass.partner();
+    const int r = batch_row(*pass.phase, i);
+    const auto biased = [&](const Product& q, int which) {
+      float* y = result(q, which);
+      if (!q.bias.empty()) kernels.add(y, q.bias.data() + unit.column, unit.columns, y);
+      return y;
+    };
+    float* y = biased(product, 0);
+    const float* second = partner ? biased(*partner, 1) : nullptr;
+    for (const RowOp& op : product.epilogue) apply(op, y, second, r, unit.column, unit.columns);
+    deliver(product, y, r, unit.column, unit.columns);
   }
 
   // A row op on columns [column, column + columns) of row r, in place.

@@ -1,5 +1,4 @@
-// Where the tiled kernels of one thread work. A linear panel unpacks to its first 16 KB; an
-// attention item lays these parts over it. Plain layout: no lanes, no tiles.
+// Where the tiled kernels of one thread work. Plain layout: no lanes, no tiles.
 #pragma once
 
 #include "kernels.h"
@@ -7,10 +6,13 @@
 namespace qwell {
 
 struct TileScratch {
+  // A linear pass: which chunk is ready, and two chunks.
+  static constexpr int64_t kLinearBytes = 64 + 2 * int64_t(TileChunks::kMost) * 2 * kTileBytes;
+
   TileScratch(uint8_t* memory, int group, int head_dim) : steps((head_dim + 31) / 32) {
     const int64_t queries = int64_t(group) * kTileRows;
     q = memory;
-    keys = q + group * tile_block_bytes(head_dim);
+    keys = q + group * tile_input_bytes(kTileRows, head_dim);
     values = keys + steps * (kPage / 16) * kTileBytes;
     p = values + 2 * (head_dim / 16) * kTileBytes;
     scores = reinterpret_cast<float (*)[kPage]>(p + 2 * kTileBytes);
@@ -18,10 +20,8 @@ struct TileScratch {
     top = out + queries * head_dim, sum = top + queries;
   }
   static int64_t bytes(int group, int head_dim) {
-    static_assert(kPanel * kTileDepth * 2 == 16 * kTileBytes);
     const TileScratch s(nullptr, group, head_dim);
-    const int64_t attention = reinterpret_cast<uint8_t*>(s.sum + group * kTileRows) - s.q;
-    return attention > 16 * kTileBytes ? attention : 16 * kTileBytes;
+    return reinterpret_cast<uint8_t*>(s.sum + group * kTileRows) - s.q;
   }
 
   int steps;               // of 32 along d

@@ -88,7 +88,7 @@ inline void begin_item(const AttentionItem& item, const TileScratch& s) {
   const int H = item.head_dim;
   for (int head = 0; head < item.group; head++)
     for (int r = 0; r < item.rows; r++) {
-      pack_tiles(item.q + r * item.stride + head * H, H, r, 0, s.q + head * tile_block_bytes(H));
+      pack_tiles(item.q + r * item.stride + head * H, H, r, kTileRows, s.q + head * tile_input_bytes(kTileRows, H));
       s.top[head * kTileRows + r] = -INFINITY, s.sum[head * kTileRows + r] = 0.0f;
     }
   std::memset(s.out, 0, int64_t(item.group) * kTileRows * H * 4);
@@ -136,7 +136,7 @@ void attention_tiles(const AttentionItem& item, uint8_t* memory) {
     for (int head = 0; head < item.group; head++)
       for (int r = 0; r < item.rows; r += 16) {
         const int at = head * kTileRows + r;
-        attend_tile(s, s.q + head * tile_block_bytes(H) + r / 16 * kTileBytes, std::min(16, item.rows - r), visible + r,
+        attend_tile(s, s.q + head * tile_input_bytes(kTileRows, H) + r / 16 * kTileBytes, std::min(16, item.rows - r), visible + r,
                     H, s.top + at, s.sum + at, s.out + int64_t(at) * H);
       }
   }

@@ -11,4 +11,5 @@
    {nullptr, nullptr, linear_tiles<Format::BF16>, linear_tiles<Format::Q4_0>, linear_tiles<Format::Q4_1>,            \
     linear_tiles<Format::Q5_0>, linear_tiles<Format::Q5_1>, linear_tiles<Format::Q8_0>, linear_tiles<Format::Q2_K>,  \
     linear_tiles<Format::Q3_K>, linear_tiles<Format::Q4_K>, linear_tiles<Format::Q5_K>, linear_tiles<Format::Q6_K>}, \
+   tile_result,                                                                                                      \
    attention_tiles}

@@ -1,8 +1,9 @@
 // The tiled linear family over T's tiles and V's lanes: formula in kernels.h, written once.
 //
-// Blocking: 256 inputs of a panel are unpacked to bf16 pairs, 16 KB that stay in the first-level
-// cache, and meet all rows before the next 256; sums wait in the panel's tile in between. A streams
-// from the second-level cache, one line asked for per block ahead of its use. T is amx.h or
+// A chunk of a panel is unpacked to bf16 pairs and meets all rows; sums wait in c in between. The
+// tile unit works on its own once it is told, so the next chunk is unpacked a piece at a time
+// between its products and costs nothing beside them. Rows stream from the second-level cache past
+// the first (T::stream), where the chunk stays. Measured in LOG.md, 2026-11-25. T is amx.h or
 // tiles_emulated.h; nothing here knows which.
 #pragma once
 
@@ -16,108 +17,263 @@ using namespace qwell;
 // A B operand: for every 32 of k two tiles of 16 columns, [k / 2][16 columns][2].
 inline constexpr int kStepBytes = 2 * kTileBytes;  // of A and of B
 
-void pack_tiles(const float* x, int k, int row, int64_t block_bytes, uint8_t* a) {
-  a += row / kTileRows * block_bytes + row % kTileRows / 16 * kTileBytes + row % 16 * 64;
-  for (int i = 0; i < k; i += 32, a += kStepBytes)
-    for (int half = 0; half < 2; half++) {
-      const int left = k - i - half * kLanes;
-      Bf16::store(reinterpret_cast<uint16_t*>(a) + half * kLanes,
-                  left > 0 ? load_part(x + i + half * kLanes, left) : V::set1(0.0f));
-    }
+void pack_tiles(const float* x, int k, int row, int rows, uint8_t* a) {
+  const TileChunks chunks(k);
+  const int blocks = tile_blocks(rows);
+  for (int chunk = 0, from = 0; chunk < chunks.count; chunk++) {
+    const int steps = chunks.steps(chunk);
+    uint8_t* to = a + int64_t(row / kTileRows) * steps * kStepBytes + row % kTileRows / 16 * kTileBytes + row % 16 * 64;
+    for (int step = 0; step < steps; step++, from += 32, to += kStepBytes)
+      for (int half = 0; half < 2; half++) {
+        const int at = from + half * kLanes;
+        Bf16::store(reinterpret_cast<uint16_t*>(to) + half * kLanes, at < k ? load_part(x + at, k - at) : V::set1(0.0f));
+      }
+    a += int64_t(blocks) * steps * kStepBytes;
+  }
 }
 
-// How the inputs [from, from + 32 * steps) of a panel become a B operand.
+void tile_result(const float* c, int rows, int r, int columns, float* y) {
+  c += r / 16 * (2 * 16 * kLanes) + r % 16 * kLanes;
+  for (; columns > 0; columns -= kPanel, c += tile_floats(rows), y += kPanel) {
+    V::store(y, V::load(c));
+    V::store(y + kLanes, V::load(c + 16 * kLanes));
+  }
+}
+
+// Sixteen columns of four inputs as two lines of B.
+inline void expand(V::B u, V::F scale, V::F offset, uint8_t* to) {
+  uint16_t* b = reinterpret_cast<uint16_t*>(to);
+  Bf16::store_pairs(b, V::fma(Bf16::byte<0>(u), scale, offset), V::fma(Bf16::byte<1>(u), scale, offset));
+  Bf16::store_pairs(b + 32, V::fma(Bf16::byte<2>(u), scale, offset), V::fma(Bf16::byte<3>(u), scale, offset));
+}
+
+// The 32 inputs of group g of a panel become two tiles of B in kPieces pieces. `ahead` is from this
+// line to one that will be wanted soon.
+inline constexpr int kPieces = 8;
 template <Format F>
 struct Unpack {
   using P = Packed<F>;
-  static void run(const uint8_t* panel, int, int from, int steps, uint8_t* b) {
-    P packed{panel};
-    for (int g = from / kGroup; steps > 0; g++, steps--)
-      for (int half = 0; half < 2; half++, b += kTileBytes) {
-        const Rows8 rows = packed.rows(g, half);
-        for (int sub = 0; sub < kGroup / P::group; sub++) group(packed, rows, g, sub, half, b);
-      }
-  }
-  static void group(const P& packed, const Rows8& rows, int g, int sub, int half, uint8_t* b) {
-    constexpr int lines = P::group / 4;
-    const V::F scale = packed.scale(g, sub, half);
-    V::F offset;
-    if constexpr (P::mins) offset = V::neg(packed.min(g, sub, half));
-    else offset = V::mul(scale, V::set1(-float(P::zero)));
-    uint16_t* to = reinterpret_cast<uint16_t*>(b) + sub * lines * 64;
-    for (int i = sub * lines; i < (sub + 1) * lines; i++, to += 64) {
-      const V::B u = rows.row[i];
-      Bf16::store_pairs(to, V::fma(Bf16::byte<0>(u), scale, offset), V::fma(Bf16::byte<1>(u), scale, offset));
-      Bf16::store_pairs(to + 32, V::fma(Bf16::byte<2>(u), scale, offset), V::fma(Bf16::byte<3>(u), scale, offset));
+  using L = Block<F>;
+
+  static void piece(const uint8_t* panel, int, int g, int piece, uint8_t* b, int64_t ahead) {
+    const int half = piece / 4;
+    switch (piece % 4) {
+      case 0: return rows<0>({panel}, g, half, b + half * kTileBytes, ahead);
+      case 1: return rows<1>({panel}, g, half, b + half * kTileBytes, ahead);
+      case 2: return rows<2>({panel}, g, half, b + half * kTileBytes, ahead);
+      default: return rows<3>({panel}, g, half, b + half * kTileBytes, ahead);
     }
+  }
+
+ private:
+  // Two rows of four inputs: those that share line I, or the neighbours 2 I and 2 I + 1 of 8 bits.
+  template <int I>
+  static void rows(const P& packed, int g, int half, uint8_t* b, int64_t ahead) {
+    constexpr int one = P::bits == 8 ? 2 * I : I, two = P::bits == 8 ? 2 * I + 1 : I + 4;
+    const uint8_t* p = packed.block(g) + (g % (L::inputs / kGroup)) * L::group_bytes;
+    if (I == 0) fetch(packed, g, half, ahead);
+    V::B first, second;
+    if constexpr (P::bits == 8) {
+      first = V::loadb(p + half * 512 + 64 * one), second = V::loadb(p + half * 512 + 64 * two);
+    } else {
+      const V::B line = V::loadb(p + half * 256 + 64 * I);
+      first = V::low_nibble(line), second = V::high_nibble(line);
+    }
+    if constexpr (P::bits == 5) {
+      const V::B plane = V::loadb(p + L::high + half * 64);
+      first = V::template or_bit5<one>(first, plane), second = V::template or_bit5<two>(second, plane);
+    }
+    if constexpr (P::bits == 6) {
+      const uint8_t* planes = p + L::high + half * 128;
+      first = V::template or_bits56<I>(first, V::loadb(planes));
+      second = V::template or_bits56<I>(second, V::loadb(planes + 64));
+    }
+    const V::F scale = packed.scale(g, 0, half), offset = offset_of(packed, scale, g, 0, half);
+    expand(first, scale, offset, b + one * 128);
+    if constexpr (P::group == kGroup) return expand(second, scale, offset, b + two * 128);
+    const V::F other = packed.scale(g, 1, half);
+    expand(second, other, offset_of(packed, other, g, 1, half), b + two * 128);
+  }
+  static V::F offset_of(const P& packed, V::F scale, int g, int sub, int half) {
+    if constexpr (P::mins) return V::neg(packed.min(g, sub, half));
+    return V::mul(scale, V::set1(-float(P::zero)));
+  }
+  static void fetch(const P& packed, int g, int half, int64_t ahead) {
+    const uint8_t* p = packed.block(g) + (g % (L::inputs / kGroup) * 2 + half) * P::kShare;
+    for (int i = 0; i < P::kLines; i++) V::prefetch(p + ahead + 64 * i);
   }
 };
 
 template <>
 struct Unpack<Format::BF16> {
-  static void run(const uint8_t* panel, int k, int from, int steps, uint8_t* b) {
+  static void piece(const uint8_t* panel, int k, int g, int piece, uint8_t* b, int64_t ahead) {
     const uint16_t* w = reinterpret_cast<const uint16_t*>(panel);
-    for (int i = from; i < from + 32 * steps; i += 32, b += kStepBytes)
-      for (int pair = 0; pair < 16; pair++)
-        for (int half = 0; half < 2; half++) {
-          uint16_t* to = reinterpret_cast<uint16_t*>(b + half * kTileBytes) + 32 * pair;
-          const uint16_t* row = w + int64_t(i + 2 * pair) * kPanel + half * kLanes;
-          if (i + 2 * pair >= k) {
-            std::memset(to, 0, 64);
-            continue;
-          }
-          prefetch_ahead(reinterpret_cast<const uint8_t*>(row), 1);
-          Bf16::zip(to, row, row + kPanel);
+    for (int pair = 2 * piece; pair < 2 * piece + 2; pair++)
+      for (int half = 0; half < 2; half++) {
+        const int64_t i = 32 * int64_t(g) + 2 * pair;
+        uint16_t* to = reinterpret_cast<uint16_t*>(b + half * kTileBytes + 64 * pair);
+        const uint16_t* row = w + i * kPanel + half * kLanes;
+        if (i >= k) {
+          std::memset(to, 0, 64);
+          continue;
         }
+        V::prefetch(reinterpret_cast<const uint8_t*>(row + half * kLanes) + ahead);
+        Bf16::zip(to, row, row + kPanel);
+      }
   }
 };
 
-// c[16 M][32] (+)= A B over `steps` of 32 inputs. Tiles 0..3 are c, 4 and 5 rows, 6 and 7 columns.
-// `next` is the A that follows.
-template <int M>
-inline void dot_tiles(const uint8_t* a, const uint8_t* b, int steps, bool first, float* c, int64_t stride,
-                      const uint8_t* next) {
-  float* low = c + 16 * stride;
-  const int64_t bytes = stride * int64_t(sizeof(float));
-  if (first) {
-    T::template zero<0>(), T::template zero<1>();
-    if constexpr (M == 2) T::template zero<2>(), T::template zero<3>();
-  } else {
-    T::template load<0>(c, bytes), T::template load<1>(c + kLanes, bytes);
-    if constexpr (M == 2) T::template load<2>(low, bytes), T::template load<3>(low + kLanes, bytes);
+// One chunk of one panel on its way to bf16.
+template <Format F>
+struct Filling {
+  const uint8_t* panel = nullptr;
+  int k = 0, group = 0, piece = 0, left = 0;
+  uint8_t* b = nullptr;
+  int64_t ahead = 0;
+
+  __attribute__((always_inline)) void run(int pieces) {
+    for (; pieces > 0 && left > 0; pieces--, left--) {
+      Unpack<F>::piece(panel, k, group, piece, b, ahead);
+      if (++piece == kPieces) piece = 0, group++, b += kStepBytes;
+    }
   }
-  for (int s = 0; s < steps; s++, a += kStepBytes, b += kStepBytes, next += kStepBytes) {
-    T::template load<6>(b, 64), T::template load<4>(a, 64);
+};
+
+// Other work, dealt evenly to the steps of a pass.
+struct Dealing {
+  const Meanwhile& work;
+  int64_t steps, left = work.count, credit = 0;
+
+  void step() {
+    for (credit += work.count; credit >= steps && left > 0; credit -= steps, left--) work.piece(work.context);
+  }
+  void rest() {
+    for (; left > 0; left--) work.piece(work.context);
+  }
+};
+
+// A block of up to 32 rows against one chunk. Tiles 0..3 are its sums, 4 and 5 rows, 6 and 7 columns.
+struct TileBlock {
+  float* c;
+  bool two;    // more than 16 rows
+  bool first;  // sums start from zero
+};
+
+template <int M, class Fill>
+inline void dot_steps(const uint8_t* a, const uint8_t* b, int steps, Fill& fill, int pieces, Dealing& other) {
+  for (int s = 0; s < steps; s++, a += kStepBytes, b += kStepBytes) {
+    T::template load<6>(b, 64), T::template stream<4>(a, 64);
     T::template dot<0, 4, 6>();
-    for (int i = 0; i < 16; i++) T::prefetch(next + 64 * i);
+    fill.run(pieces);
     T::template load<7>(b + kTileBytes, 64);
     T::template dot<1, 4, 7>();
+    other.step();
     if constexpr (M == 2) {
-      T::template load<5>(a + kTileBytes, 64);
+      T::template stream<5>(a + kTileBytes, 64);
       T::template dot<2, 5, 6>();
-      for (int i = 16; i < 32; i++) T::prefetch(next + 64 * i);
       T::template dot<3, 5, 7>();
     }
   }
-  T::template store<0>(c, bytes), T::template store<1>(c + kLanes, bytes);
-  if constexpr (M == 2) T::template store<2>(low, bytes), T::template store<3>(low + kLanes, bytes);
 }
 
+template <int t>
+inline void begin_tile(const TileBlock& block) {
+  if (block.first) T::template zero<t>();
+  else T::template load<t>(block.c + t * 256, 64);
+}
+inline void begin_block(const TileBlock& block) {
+  begin_tile<0>(block), begin_tile<1>(block);
+  if (block.two) begin_tile<2>(block), begin_tile<3>(block);
+}
+// Stores one block and begins the next, tile by tile: the next product need not wait for all stores.
+inline void turn(const TileBlock& now, const TileBlock& next) {
+  T::template store<0>(now.c, 64), begin_tile<0>(next);
+  T::template store<1>(now.c + 256, 64), begin_tile<1>(next);
+  if (now.two) T::template store<2>(now.c + 512, 64);
+  if (next.two) begin_tile<2>(next);
+  if (now.two) T::template store<3>(now.c + 768, 64);
+  if (next.two) begin_tile<3>(next);
+}
+inline void end_block(const TileBlock& block) {
+  T::template store<0>(block.c, 64), T::template store<1>(block.c + 256, 64);
+  if (block.two) T::template store<2>(block.c + 512, 64), T::template store<3>(block.c + 768, 64);
+}
+
+// The chunks of a pass in the order they are computed: chunk by chunk, in each all panels.
 template <Format F>
-void linear_tiles(const uint8_t* panel, int k, const uint8_t* a, int64_t block_bytes, int rows, float* tile,
-                  int64_t stride, uint8_t* scratch) {
-  for (int from = 0; from < k; from += kTileDepth) {
-    const int steps = (std::min(kTileDepth, k - from) + 31) / 32;
-    Unpack<F>::run(panel, k, from, steps, scratch);
-    const uint8_t* at = a + int64_t(from / 32) * kStepBytes;
-    for (int r = 0; r < rows; r += kTileRows) {
-      const uint8_t* block = at + r / kTileRows * block_bytes;
-      const uint8_t* next = r + kTileRows < rows ? block + block_bytes : at + kTileDepth / 32 * kStepBytes;
-      float* c = tile + r * stride;
-      if (rows - r <= 16) dot_tiles<1>(block, scratch, steps, from == 0, c, stride, next);
-      else dot_tiles<2>(block, scratch, steps, from == 0, c, stride, next);
-    }
+struct PassWalk {
+  const TilePass& p;
+  int chunks, blocks;
+
+  explicit PassWalk(const TilePass& pass) : p(pass), blocks(tile_blocks(pass.rows)) {
+    chunks = ((p.k + 31) / 32 + p.chunks.length - 1) / p.chunks.length;
   }
+  int jobs() const { return chunks * p.count; }
+  int total_steps() const { return (p.k + 31) / 32 * p.count; }
+  int steps(int job) const {
+    const int first = job / p.count * p.chunks.length, end = (p.k + 31) / 32;
+    return end - first < p.chunks.length ? end - first : p.chunks.length;
+  }
+  const uint8_t* rows(int job, int block) const {
+    const int chunk = job / p.count;
+    const int64_t at = int64_t(chunk) * p.chunks.length * blocks + int64_t(block) * p.chunks.steps(chunk);
+    return p.a + at * kStepBytes;
+  }
+  TileBlock block(int job, int block) const {
+    return {p.c + (int64_t(job % p.count) * blocks + block) * (kTileRows * kPanel), p.rows - block * kTileRows > 16,
+            job < p.count};
+  }
+  // job == jobs(): the first of the next pass, or nothing.
+  Filling<F> filling(int job, uint8_t* b) const {
+    Filling<F> f;
+    const bool beyond = job == jobs();
+    if (beyond && !p.next) return f;
+    f.panel = beyond ? p.next : p.panels + job % p.count * p.panel_bytes;
+    f.k = p.k, f.b = b;
+    f.group = beyond ? 0 : job / p.count * p.chunks.length;
+    f.left = steps(beyond ? 0 : job) * kPieces;
+    f.ahead = p.count > 1 ? p.panel_bytes : p.panel_bytes / chunks;  // what the next job reads
+    return f;
+  }
+};
+
+// What a thread keeps from pass to pass: two chunks, and which panel's first one is ready.
+struct TileBuffers {
+  const uint8_t* ready;
+  int which;
+};
+
+template <Format F>
+void linear_tiles(const TilePass& p) {
+  const PassWalk<F> walk(p);
+  TileBuffers& kept = *reinterpret_cast<TileBuffers*>(p.scratch);
+  const auto buffer = [&](int which) { return p.scratch + 64 + which * (TileChunks::kMost * kStepBytes); };
+  int which = kept.which;
+  if (kept.ready != p.panels) {
+    Filling<F> first = walk.filling(0, buffer(which));
+    first.run(first.left);
+  }
+  const int pieces = (kPieces + walk.blocks - 1) / walk.blocks;  // a step
+  Dealing other{p.meanwhile, int64_t(walk.total_steps()) * walk.blocks};
+  TileBlock now = walk.block(0, 0);
+  begin_block(now);
+  for (int job = 0; job < walk.jobs(); job++, which ^= 1) {
+    Filling<F> fill = walk.filling(job + 1, buffer(which ^ 1));
+    const int steps = walk.steps(job);
+    for (int r = 0; r < walk.blocks; r++) {
+      if (now.two) dot_steps<2>(walk.rows(job, r), buffer(which), steps, fill, pieces, other);
+      else dot_steps<1>(walk.rows(job, r), buffer(which), steps, fill, pieces, other);
+      const bool last = r + 1 == walk.blocks;
+      if (last && job + 1 == walk.jobs()) break;
+      const TileBlock next = last ? walk.block(job + 1, 0) : walk.block(job, r + 1);
+      turn(now, next);
+      now = next;
+    }
+    fill.run(fill.left);
+  }
+  end_block(now);
+  other.rest();
+  kept.ready = p.next, kept.which = which;
 }
 
 }  // namespace

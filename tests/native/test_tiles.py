@@ -83,16 +83,18 @@ def matrix(dtype: str, n: int, k: int, rng: np.random.Generator) -> tuple[np.nda
     return pack_codes(codes, n, BITS[dtype]).reshape(-1), bf16(weights(codes, n))
 
 
-def linear(isa: str, dtype: str, data: np.ndarray, n: int, x: np.ndarray) -> np.ndarray:
-    out = np.full((-(-len(x) // 32) * 32, -(-n // 32) * 32), 7, F32)
-    _core.tile_linear(isa, getattr(_core.Format, dtype), data, n, x, out)
-    return out[: len(x), :n]
+def linear(
+    isa: str, dtype: str, data: np.ndarray, n: int, x: np.ndarray, group: int = 1
+) -> np.ndarray:
+    out = np.full((len(x), -(-n // 32) * 32), 7, F32)
+    _core.tile_linear(isa, getattr(_core.Format, dtype), data, n, x, out, group)
+    return out[:, :n]
 
 
 def odd_k(dtype: str) -> int:
-    """More than one unpacked stretch of 256 and a rest; no multiple of 32 where that may be."""
+    """More than one chunk of at most 448, of unequal length where that may be."""
     inputs = _core.format_info(getattr(_core.Format, dtype))[0]
-    return {1: 330, 32: 352, 256: 512}[inputs]
+    return {1: 490, 32: 480, 256: 512}[inputs]
 
 
 @pytest.mark.parametrize("isa", TILED)
@@ -111,13 +113,15 @@ def test_linear_is_the_formula(dtype: str, isa: str) -> None:
 def test_neighbours_do_not_matter(dtype: str) -> None:
     """Every number of rows gives each row the bits it has among seventy."""
     rng = np.random.default_rng(2)
-    n, k = 33, odd_k(dtype)
+    n, k = 100, odd_k(dtype)  # four panels: one pass over all of them, or several
     data, w = matrix(dtype, n, k, rng)
     x = rng.standard_normal((70, k), F32)
     want = tile_dots(bf16(x), w)
     for rows in (1, 2, 15, 16, 17, 31, 32, 33, 48, 49, 64, 65, 70):
         for isa in TILED[1:]:
-            np.testing.assert_array_equal(linear(isa, dtype, data, n, x[-rows:]), want[-rows:])
+            for group in (1, 3, 4):
+                got = linear(isa, dtype, data, n, x[-rows:], group)
+                np.testing.assert_array_equal(got, want[-rows:])
 
 
 @pytest.mark.parametrize("isa", TILED)

@@ -20,6 +20,10 @@ struct T {
     for (int i = 0; i < 16; i++) std::memcpy(tile(t) + 64 * i, static_cast<const uint8_t*>(p) + i * stride, 64);
   }
   template <int t>
+  static void stream(const void* p, int64_t stride) {
+    load<t>(p, stride);
+  }
+  template <int t>
   static void store(void* p, int64_t stride) {
     for (int i = 0; i < 16; i++) std::memcpy(static_cast<uint8_t*>(p) + i * stride, tile(t) + 64 * i, 64);
   }
@@ -27,8 +31,6 @@ struct T {
   static void dot() {
     multiply(reinterpret_cast<float*>(tile(c)), tile(a), tile(b));
   }
-  static void prefetch(const void*) {}
-
  private:
   static uint8_t* tile(int t) {
     alignas(64) static thread_local uint8_t memory[8][1024];
