@@ -101,7 +101,7 @@ def memory_ceiling(llm: LLM) -> float | None:
 
     threads = getattr(llm.backend, "num_threads", None)
     with suppress(MemoryBudgetError):
-        return Probe(threads, room=available_bytes()).measure().read_gb_per_s
+        return Probe(threads, room=available_bytes()).bandwidth()
     return None
 
 
