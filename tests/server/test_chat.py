@@ -149,8 +149,10 @@ def test_a_prompt_longer_than_the_context_is_refused_with_counts(server: Live) -
 
 
 def test_fields_without_effect_are_told_in_a_header(server: Live) -> None:
-    reply = server.chat(max_tokens=1, user="me", colour=1, **{"grün\n": 2})
-    assert reply.headers["x-qwell-ignored"] == "colour, gr\\xfcn, user"
+    odd = {"grün\n": 2, "": 3, " x": 4}
+    reply = server.chat(max_tokens=1, user="me", colour=1, **odd)
+    told = reply.headers["x-qwell-ignored"]
+    assert told == 'colour, "gr\\u00fcn", "", "x", user'
     assert "x-qwell-ignored" not in server.chat(max_tokens=1).headers
     body = {"messages": HI, "max_tokens": 1, "stream": True, "colour": 1}
     reply = server.post("/v1/chat/completions", body)

@@ -5,6 +5,7 @@ What goes wrong inside is told by a number in the log, not by its text: a client
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -60,8 +61,9 @@ def retry_after(seconds: float) -> dict[str, str]:
 
 
 def ignored(names: Sequence[str]) -> dict[str, str]:
-    """The header that every reply to a request with fields without effect has."""
-    shown = [one_line(name).encode("ascii", "backslashreplace").decode() for name in names[:16]]
+    """The header that every reply to a request with fields without effect has. A name that is
+    no plain word stands as a JSON string, or it might be no valid header."""
+    shown = [n if _FIELD.fullmatch(n) else json.dumps(one_line(n)) for n in names[:16]]
     more = [f"and {len(names) - 16} more"] if len(names) > 16 else []
     return {"X-Qwell-Ignored": ", ".join(shown + more)} if names else {}
 
