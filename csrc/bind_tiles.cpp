@@ -48,7 +48,8 @@ void tile_linear(const std::string& isa, Format format, Bytes packed, int n, Mat
   Region a(tile_input_bytes(rows, k), false), c(tile_floats(rows) * panels * 4, false);
   Region scratch(TileScratch::kLinearBytes, false);
   float* sums = reinterpret_cast<float*>(c.data());
-  for (int r = 0; r < rows; r++) tiles.pack(x.data() + int64_t(r) * k, k, r, rows, a.data());
+  for (int r = 0; r < rows; r += 16)
+    tiles.pack(x.data() + int64_t(r) * k, k, k, r, std::min(16, rows - r), rows, a.data());
   tiles.begin();
   for (int p = 0; p < panels; p += group) {
     const int count = std::min(group, panels - p);
@@ -58,8 +59,7 @@ void tile_linear(const std::string& isa, Format format, Bytes packed, int n, Mat
                                sums + p * tile_floats(rows), scratch.data(), {}});
   }
   tiles.end();
-  for (int r = 0; r < rows; r++)
-    tiles.result(sums, rows, r, panels * kPanel, out.data() + int64_t(r) * panels * kPanel);
+  tiles.result({sums, rows, 0, rows, panels * kPanel, nullptr, nullptr, 0, out.data(), panels * kPanel});
 }
 
 void tile_attention(const std::string& isa, Matrix q, Pages pages, int head_dim, int first_position, OutMatrix out) {

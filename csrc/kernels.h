@@ -149,16 +149,45 @@ inline int tile_blocks(int rows) { return (rows + kTileRows - 1) / kTileRows; }
 // Bytes of A, and floats of c for one panel.
 inline int64_t tile_input_bytes(int rows, int k) { return int64_t(tile_blocks(rows)) * ((k + 31) / 32) * 2 * kTileBytes; }
 inline int64_t tile_floats(int rows) { return int64_t(tile_blocks(rows)) * kTileRows * kPanel; }
+// Rows [row, row + count) of `rows` of a pass's results as plain rows: y = (c + bias) + add, each or
+// neither of the two. Strides in floats.
+struct TileResult {
+  const float* c;
+  int rows, row, count, columns;
+  const float* bias;
+  const float* add;
+  int64_t add_stride;
+  float* y;
+  int64_t stride;
+};
+// Where rows [row, row + count) of silu(gate) * up go: two results of a pass over one panel become 32
+// inputs of a later A. `a` is that step of block 0, block_bytes lie between its blocks.
+struct TileSilu {
+  const float *gate, *up;
+  uint8_t* a;
+  int64_t block_bytes;
+  int row, count;
+};
+// Step `step` of block 0 in an A of `rows` rows, and how far its blocks are apart.
+struct TileStep {
+  TileStep(const TileChunks& chunks, int rows, int step) {
+    const int chunk = step / chunks.length, first = chunk * chunks.length;
+    block_bytes = int64_t(chunks.steps(chunk)) * 2 * kTileBytes;
+    at = (int64_t(first) * tile_blocks(rows) + step - first) * 2 * kTileBytes;
+  }
+  int64_t at, block_bytes;
+};
+
 // Prompt rows over tiles.
 struct TileKernels {
   void (*begin)();  // on every thread before its first tile of a step
   void (*end)();    // and after its last
-  // Row `row` of `rows` into A.
-  void (*pack)(const float* x, int k, int row, int rows, uint8_t* a);
+  // Rows [row, row + count) of `rows`, all in one tile, into A; x has them `stride` floats apart.
+  void (*pack)(const float* x, int64_t stride, int k, int row, int count, int rows, uint8_t* a);
   using LinearFn = void (*)(const TilePass&);
   LinearFn linear[kNumFormats];  // null where the format has no tiled form
-  // Row r of `rows` of the results c of a pass, `columns` of its panels in one piece.
-  void (*result)(const float* c, int rows, int r, int columns, float* y);
+  void (*result)(const TileResult&);
+  void (*silu)(const TileSilu&);
   // Rows of one window of kTileRows absolute positions; scratch holds TileScratch::bytes.
   void (*attention)(const AttentionItem&, uint8_t* scratch);
 };

@@ -30,7 +30,8 @@ Program::~Program() = default;
 int Program::slot(int width) {
   require(width > 0 && slots_.empty(), "a slot needs a width, before the program is finished");
   width_.push_back(width);
-  stride_.push_back(padded(width, 256));  // so that an input can be read to its padded k
+  // An input can be read to its padded k; an odd number of lines, so that rows do not share cache sets.
+  stride_.push_back(padded(width, 256) + kLanes);
   return int(width_.size()) - 1;
 }
 
@@ -104,8 +105,14 @@ void Program::check_phase(const Phase& p) const {
 }
 
 // The head reads one row a sequence and its errors are errors of the logits: reply form for all.
-TileKernels::LinearFn Program::tiled(const Phase& phase, const Weight& weight) const {
-  return kernels_.tiles && !phase.out_rows ? kernels_.tiles->linear[int(weight.format)] : nullptr;
+TileKernels::LinearFn Program::tiled(const Phase& phase, const Product& product) const {
+  const auto form = [&](const Product& one) { return kernels_.tiles->linear[int(one.weight.format)]; };
+  if (!kernels_.tiles || phase.out_rows) return nullptr;
+  // Two that are put together by silu_mul go the same way.
+  for (const Product& one : phase.products)
+    if (one.partner >= 0 && (&one == &product || &phase.products[one.partner] == &product))
+      if (!form(one) || !form(phase.products[one.partner])) return nullptr;
+  return form(product);
 }
 
 void Program::add(Phase phase) {
@@ -118,7 +125,7 @@ void Program::add(Phase phase) {
       forms.q16 |= integer && p.precision == Precision::Q16;
     };
     need(phase.reply_forms);
-    if (tiled(phase, p.weight)) phase.prompt_forms.tiles = true;
+    if (tiled(phase, p)) phase.prompt_forms.tiles = true;
     else need(phase.prompt_forms);
     phase.k = std::max(phase.k, p.weight.k);
     max_k_ = std::max(max_k_, padded(p.weight.k, kGroup));
@@ -153,6 +160,37 @@ static void cut_units(Phase& phase, int threads) {
   phase.first_unit[threads] = int(cost.size());
 }
 
+// Phases whose whole result is the input of the next, and only of that one.
+void Program::find_packed() {
+  const auto reads = [&](const Phase& phase, int slot) {
+    bool found = phase.in == slot || phase.op.other == slot;
+    for (const Product& product : phase.products)
+      for (const RowOp& op : product.epilogue) found |= op.other == slot;
+    return found;
+  };
+  for (size_t i = 0; i + 1 < phases_.size(); i++) {
+    Phase &phase = phases_[i], &next = phases_[i + 1];
+    if (phase.kind != Phase::Linear || next.kind != Phase::Linear || next.norm || next.select) continue;
+    const Product& product = phase.products[0];
+    const bool is_pair = phase.products.size() == 2 && product.partner == 1 && product.epilogue.size() == 1 &&
+                         product.epilogue[0].kind == RowOp::SiluMul && product.unit == kPanel &&
+                         product.bias.empty() && phase.products[1].bias.empty();
+    if (!is_pair || !tiled(phase, product) || product.dest != Product::Slot || next.in != product.slot) continue;
+    const Forms& forms = next.prompt_forms;
+    if (!forms.tiles || forms.f32 || forms.q8 || forms.q16 || next.k != padded(product.weight.n, 32)) continue;
+    // The slot may be written again before it is read elsewhere: later readers see what was written then.
+    bool elsewhere = false;
+    for (size_t j = i + 2; j < phases_.size(); j++) {
+      if (reads(phases_[j], product.slot)) {
+        elsewhere = !(phases_[j].kind == Phase::Linear && phases_[j - 1].kind == Phase::Linear &&
+                      phases_[j - 1].products[0].slot == product.slot);
+        break;
+      }
+    }
+    if (!elsewhere) phase.packs_next = next.is_packed = true;
+  }
+}
+
 void Program::finish() {
   require(slots_.empty() && !phases_.empty(), "a program is finished once, after its phases");
   int64_t floats = 0;
@@ -165,6 +203,7 @@ void Program::finish() {
   for (int i = 0; i < threads(); i++) scratch_.push_back(std::make_unique<Scratch>(shape, max_rows, max_k_, max_unit_));
   for (Phase& phase : phases_)
     if (phase.kind == Phase::Linear) cut_units(phase, threads());
+  find_packed();
   times_.assign(phases_.size(), 0);
 }
 

@@ -74,6 +74,8 @@ struct Phase {
   std::vector<int> first_unit;  // per thread, cut by bytes
   int k = 0;                    // of its longest product
   Forms prompt_forms, reply_forms;
+  // Prompt rows of silu(gate) * up go straight into the tiles of the next phase, which reads only them.
+  bool packs_next = false, is_packed = false;
   Weight embedding;
   std::vector<float> inv_freq;
   int layer = -1;                      // Attention (in = queries), Store
@@ -124,8 +126,9 @@ class Program {
   bool is_slot(int s) const { return s >= 0 && s < int(width_.size()); }
   bool is_layer(int layer) const { return layer >= 0 && layer < shape.layers; }
 
+  void find_packed();
   // The tiled form of a linear phase's product, or null: its prompt rows are as its reply rows.
-  TileKernels::LinearFn tiled(const Phase& phase, const Weight& weight) const;
+  TileKernels::LinearFn tiled(const Phase& phase, const Product& product) const;
 
   Team team_;
   const Kernels& kernels_;

@@ -18,19 +18,20 @@ struct RowStore {
   RowStore(uint8_t* memory, int rows, int k);
   static int64_t bytes(int rows, int k) {
     return int64_t(rows) * (int64_t(k) * (4 + 1 + 2) + int64_t(k) / kGroup * 8 + int64_t(k) / kLanes * 8) + 4096 +
-           tile_input_bytes(rows, k);
+           2 * tile_input_bytes(rows, k);
   }
-  // Prepares row r from the floats x (padded to phase.k); `prompts` rows go over tiles.
-  void prepare(const Kernels& kernels, const Phase& phase, const Forms& forms, int r, int prompts, const float* x);
+  // Prepares row r from the floats x (padded to phase.k), but for its place among the tiles.
+  void prepare(const Kernels& kernels, const Phase& phase, const Forms& forms, int r, const float* x);
 
   std::vector<Row> rows;
   int k_max;
   float *f32, *scale8, *scale16;
   int8_t *q8, *lo, *hi;
   int32_t *sum8, *sum16;
-  uint8_t* tiles;
+  uint8_t *tiles, *next_tiles;  // of the rows here; of what they become, where the next phase reads that
 };
 
+inline constexpr int kPieceRows = 4;  // rows whose row ops are done in one piece of work
 // A pass over tiles reads its rows from the second-level cache while they take no more than
 // kNearRows; else it covers as many panels as kNearSums of results allow.
 inline constexpr int64_t kNearRows = 1 << 20, kNearSums = 512 << 10;
@@ -45,23 +46,23 @@ struct Program::Scratch {
         tile_linear(TileScratch::kLinearBytes, true),
         tile_kernels(TileScratch::bytes(shape.heads / shape.kv_heads, shape.head_dim), true),
         unpacked_pages(kPart / kPage * kv_page_bytes(shape.head_dim, false), true),
-        normed(k),
+        normed(16 * int64_t(k)),
         partials((kItemRows + 1) * (shape.heads / shape.kv_heads) * partial_floats(shape.head_dim)),
-        rows(2 * unit) {}
+        result_rows(2 * kPieceRows * unit) {}
 
   // Results of a product (0) and of its partner (1): of rows that go over tiles (two sets, one is
-  // finished while the other is computed), of the others, and one row of the former in one piece.
+  // finished while the other is computed), of the others, and some rows of the former in one piece.
   float* sums(int set, int which) {
     return reinterpret_cast<float*>(tile_sums.data() + (2 * set + which) * (tile_sums.size() / 4));
   }
   float* tile(int which) { return reinterpret_cast<float*>(tile_memory.data() + which * (tile_memory.size() / 2)); }
-  float* row(int which) { return rows.data() + which * rows.size() / 2; }
+  float* rows(int which) { return result_rows.data() + which * result_rows.size() / 2; }
 
   Region few_memory;
   RowStore few;  // rows of a step of up to four, prepared by every thread for itself
   Region unpacked_memory, tile_memory, tile_sums, tile_linear, tile_kernels, unpacked_pages;
   std::vector<float> normed, partials;  // partials: of an attention item
-  std::vector<float> rows;
+  std::vector<float> result_rows;
   std::vector<const uint8_t*> pages;
 
  private:

@@ -20,6 +20,7 @@ RowStore::RowStore(uint8_t* memory, int count, int k) : rows(count), k_max(k) {
   sum8 = reinterpret_cast<int32_t*>(scale16 + n / kGroup), sum16 = sum8 + n / kLanes;
   q8 = reinterpret_cast<int8_t*>(sum16 + n / kLanes), lo = q8 + n, hi = lo + n;
   tiles = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(hi + n) + 63) / 64 * 64);
+  next_tiles = tiles + tile_input_bytes(count, k);
   for (int64_t r = 0; r < count; r++)
     rows[r] = {f32 + r * k,
                q8 + r * k,
@@ -31,11 +32,9 @@ RowStore::RowStore(uint8_t* memory, int count, int k) : rows(count), k_max(k) {
                sum16 + r * k / kLanes};
 }
 
-void RowStore::prepare(const Kernels& kernels, const Phase& phase, const Forms& forms, int r, int prompts,
-                       const float* x) {
+void RowStore::prepare(const Kernels& kernels, const Phase& phase, const Forms& forms, int r, const float* x) {
   const int64_t at = int64_t(r) * k_max;
   const int k = phase.k;
-  if (forms.tiles) kernels.tiles->pack(x, k, r, prompts, tiles);
   if (forms.f32) std::memcpy(f32 + at, x, k * sizeof(float));
   if (forms.q8) kernels.quantize(x, k, Precision::Q8, q8 + at, nullptr, scale8 + at / kGroup, sum8 + at / kLanes);
   if (forms.q16) kernels.quantize(x, k, Precision::Q16, lo + at, hi + at, scale16 + at / kGroup, sum16 + at / kLanes);
@@ -180,29 +179,50 @@ struct Worker {
   // The rows of a linear phase in the forms its products read. Few rows: every thread prepares
   // them all for itself, which is cheaper than a barrier. Many: dealt out, then a barrier.
   const RowStore& load(const Phase& phase, RowStore& shared) {
-    const int n = count(phase), prompts = tiled(phase);
-    const bool few = n <= 4;
+    const int total = count(phase), prompts = tiled(phase);
+    const bool few = total <= 4;
     RowStore& to = few ? scratch.few : shared;
-    const auto [begin, end] = few ? std::pair{0, n} : share(n);
-    for (int i = begin; i < end; i++) {
-      const int r = batch_row(phase, i);
-      const float* x = p.row(phase.in, phase.select ? step.batch.out_rows[r] : r);
-      if (phase.norm) {
-        kernels.rms_norm(x, phase.op.weight.data(), phase.op.length, phase.k, phase.op.eps, scratch.normed.data());
-        x = scratch.normed.data();
-      }
-      to.prepare(kernels, phase, i < prompts ? phase.prompt_forms : phase.reply_forms, i, prompts, x);
+    auto [begin, end] = few ? std::pair{0, total} : share(total);
+    if (phase.is_packed) begin = std::clamp(prompts, begin, end);
+    for (int i = begin, n; i < end; i += n) {
+      n = i < prompts ? std::min({16 - i % 16, end - i, prompts - i}) : 1;  // rows of one tile
+      const Forms& forms = i < prompts ? phase.prompt_forms : phase.reply_forms;
+      const auto [x, stride] = inputs(phase, i, n);
+      if (forms.tiles) kernels.tiles->pack(x, stride, phase.k, i, n, prompts, to.tiles);
+      for (int r = 0; r < n; r++) to.prepare(kernels, phase, forms, i + r, x + r * stride);
     }
     if (!few) p.team_.barrier();
     return to;
   }
+
+  // n rows from the i-th on, up to 16, normed if the phase norms: where, and how far apart.
+  std::pair<const float*, int64_t> inputs(const Phase& phase, int i, int n) {
+    const auto source = [&](int j) {
+      const int r = batch_row(phase, j);
+      return p.row(phase.in, phase.select ? step.batch.out_rows[r] : r);
+    };
+    const bool neighbours = n == 1 || source(i + n - 1) - source(i) == (n - 1) * p.stride_[phase.in];
+    if (!phase.norm && neighbours) return {source(i), p.stride_[phase.in]};
+    for (int r = 0; r < n; r++) {
+      float* to = scratch.normed.data() + int64_t(r) * phase.k;
+      if (phase.norm)
+        kernels.rms_norm(source(i + r), phase.op.weight.data(), phase.op.length, phase.k, phase.op.eps, to);
+      else std::memcpy(to, source(i + r), phase.k * sizeof(float));
+    }
+    return {scratch.normed.data(), phase.k};
+  }
+
+  struct Result {
+    float* y;  // rows of one unit, with their bias
+    int64_t stride;
+  };
 
   // The products of one pass over units [first, end) of a phase: their prompt rows wait in
   // scratch.sums(set, ..) for their row ops.
   struct Pass {
     const Phase* phase = nullptr;
     int first = 0, end = 0, set = 0;
-    int unit = 0, row = 0;  // what is next
+    int unit = 0, row = 0;  // what is next to be finished
     const Product& product() const { return phase->products[phase->units[first].product]; }
     const Product* partner() const {
       return product().partner >= 0 ? &phase->products[product().partner] : nullptr;
@@ -210,9 +230,9 @@ struct Worker {
   };
   Pass waiting;
 
-  // Of the rows of a product those before `tiled` go over tiles.
+  // Of the rows of a product those before `tiled` go over tiles; partners go the same way (Program::tiled).
   int tiled(const Phase& phase, const Product& product) const {
-    return p.tiled(phase, product.weight) ? tiled(phase) : 0;
+    return p.tiled(phase, product) ? tiled(phase) : 0;
   }
   static int panel_end(const Unit& unit) { return (unit.column + unit.columns + kPanel - 1) / kPanel; }
 
@@ -230,15 +250,15 @@ struct Worker {
   void linear(const Phase& phase) {
     if (count(phase) == 0) return;  // a chunk of a prompt that wants no logits skips the head
     const RowStore& x = load(phase, *p.shared_rows_);
+    const uint8_t* a = phase.is_packed ? p.shared_rows_->next_tiles : x.tiles;
     for (int u = phase.first_unit[id], set = 0; u < phase.first_unit[id + 1]; set ^= 1) {
       const Pass pass{&phase, u, tiled(phase) ? pass_end(phase, u) : u + 1, set, u, 0};
       const Product* partner = pass.partner();
-      multiply_tiled(pass, pass.product(), x.tiles, 0);
-      if (partner) multiply_tiled(pass, *partner, x.tiles, 1);
+      multiply_tiled(pass, pass.product(), a, 0);
+      if (partner) multiply_tiled(pass, *partner, a, 1);
       finish_waiting();
       for (int i = u; i < pass.end; i++) finish_plain(pass, i, x);
       waiting = pass;
-      if (partner && tiled(phase, *partner) != tiled(phase, pass.product())) finish_waiting();
       u = pass.end;
     }
     finish_waiting();
@@ -251,52 +271,105 @@ struct Worker {
     const Weight& w = product.weight;
     const int from = phase.units[pass.first].column / kPanel, to = panel_end(phase.units[pass.end - 1]);
     const auto at = [&](int panel) { return w.packed + panel * w.panel_bytes; };
-    const bool alone = product.partner < 0 && which == 0;  // with a partner, the next pass is over another matrix
-    const bool more = alone && pass.end < phase.first_unit[id + 1] &&
-                      &phase.products[phase.units[pass.end].product] == &product;
     // A pass and its partner share the work that waits.
-    const int64_t share = waiting_rows() / (alone || which ? 1 : 2);
+    const int64_t share = waiting_pieces() / (pass.partner() && which == 0 ? 2 : 1);
     const Meanwhile meanwhile{[](void* worker) { static_cast<Worker*>(worker)->finish_next(); }, this, share};
-    p.tiled(phase, w)({at(from), w.panel_bytes, to - from, more ? at(to) : nullptr, w.k, TileChunks(phase.k), a,
-                       tiled(phase), scratch.sums(pass.set, which), scratch.tile_linear.data(), meanwhile});
+    p.tiled(phase, product)({at(from), w.panel_bytes, to - from, next_panel(pass, product, which), w.k,
+                             TileChunks(phase.k), a, tiled(phase), scratch.sums(pass.set, which),
+                             scratch.tile_linear.data(), meanwhile});
   }
 
-  int64_t waiting_rows() const {
+  // The first panel of the pass that follows, if it is unpacked in the same way.
+  const uint8_t* next_panel(const Pass& pass, const Product& product, int which) const {
+    const Phase& phase = *pass.phase;
+    const bool to_partner = pass.partner() && which == 0;
+    if (!to_partner && pass.end == phase.first_unit[id + 1]) return nullptr;
+    const Unit& unit = phase.units[to_partner ? pass.first : pass.end];
+    const Product& next = to_partner ? *pass.partner() : phase.products[unit.product];
+    if (next.weight.format != product.weight.format || next.weight.k != product.weight.k) return nullptr;
+    return next.weight.packed + unit.column / kPanel * next.weight.panel_bytes;
+  }
+
+  int64_t waiting_pieces() const {
     if (!waiting.phase) return 0;
-    return int64_t(waiting.end - waiting.unit) * tiled(*waiting.phase, waiting.product()) - waiting.row;
+    const int rows = tiled(*waiting.phase, waiting.product()), pieces = (rows + kPieceRows - 1) / kPieceRows;
+    return int64_t(waiting.end - waiting.unit) * pieces - waiting.row / kPieceRows;
   }
 
-  // One more row of one more unit.
+  // Some more rows of one more unit.
   void finish_next() {
     const Phase& phase = *waiting.phase;
-    const Unit& unit = phase.units[waiting.unit];
-    finish(waiting, unit, waiting.row, [&](const Product& product, int which) -> float* {
-      if (!tiled(phase, product)) return scratch.tile(which) + int64_t(waiting.row) * p.max_unit_;
-      const int panel = (unit.column - phase.units[waiting.first].column) / kPanel, rows = tiled(phase);
-      kernels.tiles->result(scratch.sums(waiting.set, which) + panel * tile_floats(rows), rows, waiting.row,
-                            unit.columns, scratch.row(which));
-      return scratch.row(which);
-    });
-    if (++waiting.row == tiled(phase, waiting.product())) waiting.row = 0, waiting.unit++;
+    const int rows = tiled(phase, waiting.product());
+    finish_tiled(waiting, phase.units[waiting.unit], waiting.row, std::min(kPieceRows, rows - waiting.row));
+    waiting.row += kPieceRows;
+    if (waiting.row >= rows) waiting.row = 0, waiting.unit++;
   }
   void finish_waiting() {
-    while (waiting_rows() > 0) finish_next();
+    while (waiting_pieces() > 0) finish_next();
     waiting.phase = nullptr;
+  }
+
+  void finish_tiled(const Pass& pass, const Unit& unit, int first, int n) {
+    const int panel = (unit.column - pass.phase->units[pass.first].column) / kPanel, rows = tiled(*pass.phase);
+    if (pass.phase->packs_next) {
+      const TileStep step(TileChunks(pass.product().weight.n), rows, unit.column / 32);
+      const int64_t at = panel * tile_floats(rows);
+      return kernels.tiles->silu({scratch.sums(pass.set, 0) + at, scratch.sums(pass.set, 1) + at,
+                                  p.shared_rows_->next_tiles + step.at, step.block_bytes, first, n});
+    }
+    const bool whole = unit.columns % kPanel == 0;  // results are written in whole vectors
+    const auto take = [&](const Product& product, int which) {
+      const float* bias = product.bias.empty() || !whole ? nullptr : product.bias.data() + unit.column;
+      const int64_t stride = whole ? unit.columns : p.max_unit_;
+      return TileResult{scratch.sums(pass.set, which) + panel * tile_floats(rows), rows, first, n, unit.columns, bias,
+                        nullptr, 0, scratch.rows(which), stride};
+    };
+    const Product& product = pass.product();
+    if (is_sum(product) && whole && are_neighbours(*pass.phase, first, n)) {
+      TileResult result = take(product, 0);
+      const int slot = product.epilogue[0].other, r = batch_row(*pass.phase, first);
+      result.add = p.row(slot, r) + unit.column, result.add_stride = p.stride_[slot];
+      result.y = p.row(product.slot, r) + unit.column, result.stride = p.stride_[product.slot];
+      return kernels.tiles->result(result);
+    }
+    finish(pass, unit, first, n, [&](const Product& one, int which) {
+      const TileResult result = take(one, which);
+      kernels.tiles->result(result);
+      if (!whole) add_bias(one, unit, n, {result.y, result.stride});
+      return Result{result.y, result.stride};
+    });
+  }
+  // A product and an addend into a slot: the ends of both halves of a layer.
+  static bool is_sum(const Product& product) {
+    return product.dest == Product::Slot && product.epilogue.size() == 1 && product.epilogue[0].kind == RowOp::Add;
+  }
+  bool are_neighbours(const Phase& phase, int first, int n) const {
+    return batch_row(phase, first + n - 1) - batch_row(phase, first) == n - 1;
   }
 
   // The rows that do not go over tiles: a panel is read and they are done.
   void finish_plain(const Pass& pass, int u, const RowStore& x) {
     const Phase& phase = *pass.phase;
     const Unit& unit = phase.units[u];
-    const Product* partner = pass.partner();
+    const int begin = tiled(phase, pass.product()), n = count(phase) - begin;
+    if (n == 0) return;
     multiply_plain(phase, pass.product(), unit, x, scratch.tile(0));
-    if (partner) multiply_plain(phase, *partner, unit, x, scratch.tile(1));
-    for (int i = tiled(phase, pass.product()); i < count(phase); i++)
-      finish(pass, unit, i, [&](const Product& product, int which) {
-        if (tiled(phase, product) > i) kernels.tiles->result(scratch.sums(pass.set, which), tiled(phase), i, unit.columns, scratch.row(which));
-        return tiled(phase, product) > i ? scratch.row(which) : scratch.tile(which) + int64_t(i - tiled(phase, product)) * p.max_unit_;
-      });
+    if (pass.partner()) multiply_plain(phase, *pass.partner(), unit, x, scratch.tile(1));
+    finish(pass, unit, begin, n, [&](const Product& product, int which) {
+      const Result result{scratch.tile(which), p.max_unit_};
+      add_bias(product, unit, n, result);
+      return result;
+    });
   }
+
+  void add_bias(const Product& product, const Unit& unit, int n, const Result& result) {
+    if (product.bias.empty()) return;
+    for (int i = 0; i < n; i++) {
+      float* y = result.y + i * result.stride;
+      kernels.add(y, product.bias.data() + unit.column, unit.columns, y);
+    }
+  }
+
 
   void multiply_plain(const Phase& phase, const Product& product, const Unit& unit, const RowStore& x, float* tile) {
     const Weight& w = product.weight;
@@ -308,21 +381,24 @@ struct Worker {
                                     scratch.unpacked_memory.data());
   }
 
-  // Row i of a unit: bias, row ops, destination. `result` gives it as it came from the products.
-  template <class Result>
-  void finish(const Pass& pass, const Unit& unit, int i, const Result& result) {
+  // Rows [first, first + n) of a unit as `result` gives them: row ops, destination.
+  template <class Get>
+  void finish(const Pass& pass, const Unit& unit, int first, int n, const Get& result) {
     const Product& product = pass.product();
-    const Product* partner = pass.partner();
-    const int r = batch_row(*pass.phase, i);
-    const auto biased = [&](const Product& q, int which) {
-      float* y = result(q, which);
-      if (!q.bias.empty()) kernels.add(y, q.bias.data() + unit.column, unit.columns, y);
-      return y;
-    };
-    float* y = biased(product, 0);
-    const float* second = partner ? biased(*partner, 1) : nullptr;
-    for (const RowOp& op : product.epilogue) apply(op, y, second, r, unit.column, unit.columns);
-    deliver(product, y, r, unit.column, unit.columns);
+    const Result own = result(product, 0);
+    const Result other = pass.partner() ? result(*pass.partner(), 1) : Result{nullptr, 0};
+    const bool dense = own.stride == unit.columns;  // rows in one piece, as one long row
+    for (const RowOp& op : product.epilogue) {
+      if (dense && op.kind == RowOp::SiluMul) {
+        kernels.silu_mul(own.y, other.y, n * unit.columns, own.y);
+        continue;
+      }
+      for (int i = 0; i < n; i++)
+        apply(op, own.y + i * own.stride, other.y + i * other.stride, batch_row(*pass.phase, first + i), unit.column,
+              unit.columns);
+    }
+    for (int i = 0; i < n; i++)
+      deliver(product, own.y + i * own.stride, batch_row(*pass.phase, first + i), unit.column, unit.columns);
   }
 
   // A row op on columns [column, column + columns) of row r, in place.

@@ -92,12 +92,13 @@ void rope(float* head, int head_dim, const float* cos, const float* sin) {
   }
 }
 
+inline V::F silu16(V::F gate, V::F up) {
+  return V::mul(V::div(gate, V::add(V::set1(1.0f), exp16(V::neg(gate)))), up);
+}
+
 void silu_mul(const float* gate, const float* up, int n, float* y) {
-  for (int i = 0; i < n; i += kLanes) {
-    V::F g = load_part(gate + i, n - i), one = V::set1(1.0f);
-    V::F silu = V::div(g, V::add(one, exp16(V::neg(g))));
-    store_part(y + i, V::mul(silu, load_part(up + i, n - i)), n - i);
-  }
+  for (int i = 0; i < n; i += kLanes)
+    store_part(y + i, silu16(load_part(gate + i, n - i), load_part(up + i, n - i)), n - i);
 }
 
 void add(const float* a, const float* b, int n, float* y) {

@@ -88,7 +88,7 @@ inline void begin_item(const AttentionItem& item, const TileScratch& s) {
   const int H = item.head_dim;
   for (int head = 0; head < item.group; head++)
     for (int r = 0; r < item.rows; r++) {
-      pack_tiles(item.q + r * item.stride + head * H, H, r, kTileRows, s.q + head * tile_input_bytes(kTileRows, H));
+      pack_tiles(item.q + r * item.stride + head * H, 0, H, r, 1, kTileRows, s.q + head * tile_input_bytes(kTileRows, H));
       s.top[head * kTileRows + r] = -INFINITY, s.sum[head * kTileRows + r] = 0.0f;
     }
   std::memset(s.out, 0, int64_t(item.group) * kTileRows * H * 4);

@@ -12,4 +12,5 @@
     linear_tiles<Format::Q5_0>, linear_tiles<Format::Q5_1>, linear_tiles<Format::Q8_0>, linear_tiles<Format::Q2_K>,  \
     linear_tiles<Format::Q3_K>, linear_tiles<Format::Q4_K>, linear_tiles<Format::Q5_K>, linear_tiles<Format::Q6_K>}, \
    tile_result,                                                                                                      \
+   tile_silu,                                                                                                        \
    attention_tiles}

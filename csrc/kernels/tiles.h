@@ -17,26 +17,48 @@ using namespace qwell;
 // A B operand: for every 32 of k two tiles of 16 columns, [k / 2][16 columns][2].
 inline constexpr int kStepBytes = 2 * kTileBytes;  // of A and of B
 
-void pack_tiles(const float* x, int k, int row, int rows, uint8_t* a) {
+// Tile by tile, so that lines are written in the order they lie in.
+void pack_tiles(const float* x, int64_t stride, int k, int row, int count, int rows, uint8_t* a) {
   const TileChunks chunks(k);
-  const int blocks = tile_blocks(rows);
+  a += row % kTileRows / 16 * kTileBytes + row % 16 * 64;
   for (int chunk = 0, from = 0; chunk < chunks.count; chunk++) {
     const int steps = chunks.steps(chunk);
-    uint8_t* to = a + int64_t(row / kTileRows) * steps * kStepBytes + row % kTileRows / 16 * kTileBytes + row % 16 * 64;
+    uint8_t* to = a + int64_t(row / kTileRows) * steps * kStepBytes;
     for (int step = 0; step < steps; step++, from += 32, to += kStepBytes)
-      for (int half = 0; half < 2; half++) {
-        const int at = from + half * kLanes;
-        Bf16::store(reinterpret_cast<uint16_t*>(to) + half * kLanes, at < k ? load_part(x + at, k - at) : V::set1(0.0f));
+      for (int r = 0; r < count; r++) {
+        const float* p = x + r * stride + from;
+        uint16_t* line = reinterpret_cast<uint16_t*>(to + r * 64);
+        const bool whole = from + 32 <= k;
+        Bf16::store(line, whole ? V::load(p) : load_part(p, std::max(k - from, 0)));
+        Bf16::store(line + kLanes, whole ? V::load(p + kLanes) : load_part(p + kLanes, std::max(k - from - kLanes, 0)));
       }
-    a += int64_t(blocks) * steps * kStepBytes;
+    a += int64_t(tile_blocks(rows)) * steps * kStepBytes;
   }
 }
 
-void tile_result(const float* c, int rows, int r, int columns, float* y) {
-  c += r / 16 * (2 * 16 * kLanes) + r % 16 * kLanes;
-  for (; columns > 0; columns -= kPanel, c += tile_floats(rows), y += kPanel) {
-    V::store(y, V::load(c));
-    V::store(y + kLanes, V::load(c + 16 * kLanes));
+void tile_result(const TileResult& t) {
+  for (int at = 0; at < t.columns; at += kLanes) {
+    const float* c = t.c + at / kPanel * tile_floats(t.rows) + at / kLanes % 2 * (16 * kLanes);
+    const V::F bias = t.bias ? V::load(t.bias + at) : V::set1(0.0f);
+    for (int i = 0; i < t.count; i++) {
+      const int r = t.row + i;
+      V::F y = V::load(c + r / 16 * (2 * 16 * kLanes) + r % 16 * kLanes);
+      if (t.bias) y = V::add(y, bias);
+      if (t.add) y = V::add(y, V::load(t.add + i * t.add_stride + at));
+      V::store(t.y + i * t.stride + at, y);
+    }
+  }
+}
+
+void tile_silu(const TileSilu& work) {
+  for (int r = work.row; r < work.row + work.count; r++) {
+    const int at = r / 16 * (2 * 16 * kLanes) + r % 16 * kLanes;
+    uint8_t* line = work.a + r / kTileRows * work.block_bytes + r % kTileRows / 16 * kTileBytes + r % 16 * 64;
+    for (int half = 0; half < 2; half++) {
+      const int from = at + half * 16 * kLanes;
+      Bf16::store(reinterpret_cast<uint16_t*>(line) + half * kLanes,
+                  silu16(V::load(work.gate + from), V::load(work.up + from)));
+    }
   }
 }
 
