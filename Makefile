@@ -10,7 +10,7 @@ CORE := $(wildcard csrc/*.cpp csrc/*.h csrc/kernels/*.cpp csrc/kernels/*.h csrc/
 CHECK := $(wildcard tests/cross/*.cpp tests/cross/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow lint fix sanitize neon-check bench bench-peers proof-verify proof-one-answer proof-fuzz proof-overload proof-lives proof-survival proof-learn proof-tour bench-train clean
+.PHONY: help run test test-slow lint fix sanitize neon-check bench bench-peers bench-serve proof-verify proof-one-answer proof-fuzz proof-overload proof-lives proof-survival proof-learn proof-tour bench-train clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 24
@@ -51,6 +51,9 @@ bench-peers: $(VENV)/.built  ## the same work on llama.cpp, OpenVINO, transforme
 
 bench-train: $(VENV)/.dev  ## one training step of MODEL here and in transformers + PEFT; ARGS="--kind full ..."
 	@$(BIN)/python benchmarks/train_peers.py --model $(MODEL) $(ARGS)
+
+bench-serve: $(VENV)/.built  ## 16 streaming clients on qwell serve, llama.cpp's server and LLM.generate
+	@$(BIN)/python benchmarks/serve.py $(MODEL) $(ARGS)
 
 proof-verify: $(VENV)/.built  ## by hand, long: both real models on 16 windows; add the row to LOG.md
 	$(BIN)/qwell verify qwen2.5-coder:0.5b --windows 16

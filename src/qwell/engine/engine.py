@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from qwell.engine.grammar import GrammarCompiler
 from qwell.engine.kv_cache import PagePool, pages_for
-from qwell.engine.plan import Part, batch_of
+from qwell.engine.memory import kv_bytes
+from qwell.engine.plan import Part, Shape, batch_of, shape_of
 from qwell.engine.prefix_cache import Lease, PrefixCache
 from qwell.engine.reply import Reply
 from qwell.engine.sampler import Mask, sample
@@ -70,6 +71,7 @@ class Engine:
         self._adapter_id = adapter_id
         self.max_context, self.max_seqs, self.max_rows = max_context, max_seqs, max_rows
         self._num_threads: int = getattr(backend, "num_threads", 1)
+        self._kv_dtype: str = getattr(backend, "kv_dtype", "float32")
         self.vocab_size = min(backend.config.vocab_size, tokenizer.vocab_size)
         self.grammars = GrammarCompiler(tokenizer, vocab_size=self.vocab_size, eos_ids=self.eos_ids)
         self.cache = PrefixCache(
@@ -79,6 +81,8 @@ class Engine:
         )
         self._kv = backend.new_kv(num_pages)
         self.pace = Pace()
+        self.last_shape = Shape()
+        """Of the last step; of no request if it computed nothing."""
         self._arrivals = count()
         self._waiting: list[Reply] = []
         self._running: list[Reply] = []  # oldest first
@@ -172,12 +176,20 @@ class Engine:
             begin = perf_counter()
             self._admit()
             parts = self._plan()
+            self.last_shape = shape_of(parts)
             if parts:
                 self._compute(parts)
-                reading = sum(p.rows for p in parts if p.rows > 1)
-                self.pace.learn(reading, perf_counter() - begin)
+                self.pace.learn(self.last_shape.prompt_rows, perf_counter() - begin)
             elif self._waiting:
                 raise QwellError(_PAGES_HELD)
+
+    def step_bytes(self, shape: Shape) -> int | None:
+        """Weights, keys and values that a step of replies alone reads; None if the back end does
+        not say."""
+        weights: int | None = getattr(self.backend, "read_bytes", None)
+        if not weights or not shape.replies:
+            return None
+        return weights + kv_bytes(self.backend.config, shape.context, self._kv_dtype)
 
     def _compute(self, parts: list[Part]) -> None:
         for part in parts:

@@ -33,10 +33,12 @@ class NativeModel:
         config: ModelConfig,
         text: str,
         key_bias: F32 | None = None,
+        read_bytes: int = 0,
         adapter_bytes: int = 0,
     ) -> None:
-        """key_bias: see `_key_bias`; with it, keys and values are kept in int8."""
-        self.config, self.max_rows = config, program.max_rows
+        """key_bias: see `_key_bias`; with it, keys and values are kept in int8. read_bytes: of
+        weights, that every step with logits reads."""
+        self.config, self.max_rows, self.read_bytes = config, program.max_rows, read_bytes
         self.adapter_bytes = adapter_bytes
         """Of an adapter's packed factors."""
         self._program, self._listing, self._key_bias = program, text, key_bias
@@ -83,7 +85,11 @@ class NativeModel:
                 "or choose a smaller model"
             ) from error
         key_bias = _key_bias(weights) if kv_dtype == "int8" else None
-        return cls(program, config, listing(phases), key_bias, len(data))
+        # Where the head is another matrix, a step reads single rows of the embedding.
+        embedding = tensors.get("model.embed_tokens.weight")
+        unread = embedding.nbytes if embedding and "lm_head.weight" in tensors else 0
+        read_bytes = size - unread + len(data)
+        return cls(program, config, listing(phases), key_bias, read_bytes, len(data))
 
     @property
     def num_threads(self) -> int:

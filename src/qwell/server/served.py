@@ -27,6 +27,8 @@ class Served:
     settings: Settings
     aliases: tuple[str, ...] = ()
     """Other names the model answers to."""
+    ceiling_gb_per_s: float | None = None
+    """What this machine's memory gives at best, if it was measured."""
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
