@@ -88,6 +88,11 @@ class Screen:
     def text(self, number: int) -> str:
         return self.turn(number).locator(".body").inner_text()
 
+    def sent(self) -> Any:
+        """The body of the last request for a reply."""
+        asked = [one for one in self.requests if one.method == "POST"]
+        return asked[-1].post_data_json
+
     def expect_texts(self, *texts: str) -> None:
         """The bodies of all turns."""
         expect(self.turns.locator(".body")).to_have_text(list(texts), timeout=SECONDS)

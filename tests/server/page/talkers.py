@@ -37,10 +37,11 @@ def talker(reply: Callable[[Turns, str], str], seconds: float = 0.0) -> LLM:
     scripts: dict[tuple[int, ...], list[int]] = {}
 
     def next_id(known: list[int]) -> int:
-        places = [i for i in range(len(known)) if known[i : i + len(start)] == start]
-        if not places:
+        # From the end: prompts are long, and this runs for every token.
+        at = len(known) - 1 - known[::-1].index(start[0]) if start[0] in known else 0
+        if known[at : at + len(start)] != start:
             return EOS
-        head = tuple(known[: places[-1] + len(start)])
+        head = tuple(known[: at + len(start)])
         if head not in scripts:
             prompt = tokenizer.decode(head)
             scripts[head] = tokenizer.encode(reply(_TURN.findall(prompt), prompt))

@@ -119,8 +119,7 @@ def test_a_reply_is_edited_and_what_follows_builds_on_it(parrot: Live, screen: A
     page.expect_texts("one", "mine")
     expect(page.turn(1).locator(".meta")).to_contain_text("edited by you")
     page.send("two")
-    page.press("Details", 3)
-    sent = page.context.pages[0].evaluate("1") and page.requests[-1].post_data_json
+    sent = page.sent()
     assert sent["messages"][1] == {"role": "assistant", "content": "**mine**"}
 
 
@@ -157,7 +156,7 @@ def test_settings_are_sent_and_wrong_ones_are_told(parrot: Live, screen: Any) ->
     page.set("Temperature", "0.5")
     page.send("hi")
     page.expect_texts("hi", "hi")
-    body = page.requests[-1].post_data_json
+    body = page.sent()
     assert body["messages"][0] == {"role": "system", "content": "Be brief."}
     assert body["temperature"] == 0.5
     expect(page.page.locator("#chips")).to_have_text("System promptOwn settings")

@@ -38,13 +38,16 @@ async function start() {
   });
   app.addEventListener("fault", (event) => tellFault(/** @type {CustomEvent} */ (event).detail, frame, panel));
   app.addEventListener("run", () => keepAddress(app));
+  // A touch of the box would bring up a phone's keyboard.
+  const toBox = () => matchMedia("(hover: none)").matches || composer.focus();
+  app.addEventListener("edited", toBox);
   addEventListener("hashchange", () => app.open.id === fromAddress() || app.show(fromAddress()));
   addEventListener("pagehide", () => app.leave());
   await app.load();
   app.show(fromAddress());
   if (!store.isLasting) toast("This browser keeps nothing: conversations last until the tab is closed", { isFault: true });
   document.body.classList.add("is-ready");
-  if (!matchMedia("(hover: none)").matches) composer.focus();
+  toBox();
   await connect(app);
 }
 

@@ -178,7 +178,8 @@ export class Message {
     };
     const save = () => {
       this.#isEditing = false;
-      if (!app.edit(turn, area.value)) this.#isEditing = true;
+      if (app.edit(turn, area.value)) app.tell("edited");
+      else this.#isEditing = true;
     };
     const key = (/** @type {KeyboardEvent} */ event) => {
       if (event.key === "Escape") {

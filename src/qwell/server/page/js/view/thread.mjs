@@ -86,6 +86,10 @@ export class Thread {
    * @param {{place: number, act: string}} held @param {Turn[]} path */
   #giveBack(held, path) {
     const message = this.#messages.get(path[Math.min(held.place, path.length - 1)]?.id ?? "");
+    if (held.act === "none") {
+      message?.element.focus({ preventScroll: true });
+      return;
+    }
     const again = message?.act(held.act);
     const other = held.act === "next" ? message?.act("previous") : message?.act("next");
     if (again && !again.disabled) again.focus({ preventScroll: true });
