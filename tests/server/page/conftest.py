@@ -1,4 +1,4 @@
-"""A real Chromium over a real server; every test ends with a look at what the page did meanwhile."""
+"""A real Chromium over a real server; every test ends with a look at what the page did."""
 
 from __future__ import annotations
 

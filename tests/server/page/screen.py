@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import BrowserContext, Locator, Page, Request, expect
 
-SECONDS = 20_000
+SECONDS = 60_000
 """Time for anything that must happen, in ms: other tests may have the cores."""
 
 _HEAR_CSP = """
@@ -24,10 +24,13 @@ class Screen:
         self.faults: list[str] = []
         context.set_default_timeout(SECONDS)
         context.add_init_script(_HEAR_CSP)
-        context.on("request", lambda request: self.requests.append(request))
+        context.on("request", self._note)
         context.on("console", self._hear)
         context.on("weberror", lambda error: self.faults.append(str(error.error)))
         self.page: Page = context.new_page()
+
+    def _note(self, request: Request) -> None:
+        self.requests.append(request)
 
     def _hear(self, message: Any) -> None:
         if message.type in ("error", "warning"):

@@ -1,4 +1,4 @@
-"""What the browser keeps: over reloads, also in the middle of a reply; names, files, several tabs."""
+"""What the browser keeps: over reloads, in the middle of a reply too; names, files, tabs."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ def test_a_tab_that_dies_loses_half_a_second_at_most(slow: Live, screen: Any) ->
     reply_up_to(page, "20 21")
     page.page.wait_for_timeout(600)
     # No pagehide comes: the tab is gone as in a crash.
-    page.page.evaluate("window.addEventListener('pagehide', (e) => e.stopImmediatePropagation(), true)")
+    page.page.evaluate(
+        "window.addEventListener('pagehide', (e) => e.stopImmediatePropagation(), true)"
+    )
     page.page.close(run_before_unload=False)
     page.page = page.context.new_page()
     page.open()
@@ -160,7 +162,9 @@ def test_export_and_import_are_a_round_trip(parrot: Live, screen: Any, tmp_path:
     other.page.wait_for_timeout(600)
     assert other.kept() == before
     other.page.get_by_label("File to import").set_input_files(file)
-    expect(other.page.get_by_role("navigation").get_by_role("list").get_by_role("link")).to_have_count(2)
+    expect(
+        other.page.get_by_role("navigation").get_by_role("list").get_by_role("link")
+    ).to_have_count(2)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from tests.server.page.screen import SECONDS, Screen
 from tests.server.page.talkers import counter, echo
 
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
-WIDE = "```\n" + "x" * 300 + "\n```\n\n|" + "a wide cell|" * 12 + "\n|" + "-|" * 12 + "\n" + "y" * 200
+WIDE = (
+    "```\n" + "x" * 300 + "\n```\n\n|" + "a wide cell|" * 12 + "\n|" + "-|" * 12 + "\n" + "y" * 200
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,32 +45,7 @@ def test_colours_follow_the_system_and_the_switch(parrot: Live, screen: Any) -> 
     assert min(paper(page)) > 200
 
 
-CONTRAST = """() => {
-  const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
-  const rgb = (colour, under) => {
-    canvas.fillStyle = under; canvas.fillRect(0, 0, 1, 1);
-    canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
-    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
-  };
-  const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
-    .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
-    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-  const back = (one) => {
-    const chain = [];
-    for (let at = one; at; at = at.parentElement) chain.unshift(getComputedStyle(at).backgroundColor);
-    return chain.reduce((under, colour) => `rgb(${rgb(colour, under).join(",")})`, "white");
-  };
-  const low = [];
-  for (const one of document.querySelectorAll("body *")) {
-    const has = [...one.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
-    if (!has || one.closest(".sr-only, .skip, [disabled], noscript, dialog:not([open])")) continue;
-    if (!one.checkVisibility({ opacityProperty: true, visibilityProperty: true })) continue;
-    const [a, b] = [light(rgb(getComputedStyle(one).color, back(one))), light(rgb(back(one), "white"))];
-    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (ratio < 4.5) low.push(`${one.tagName}.${one.className} ${ratio.toFixed(2)} ${one.textContent.slice(0, 30)}`);
-  }
-  return low;
-}"""
+CONTRAST = (Path(__file__).parent / "contrast.js").read_text()
 EVERYTHING = (
     "# T\n\ntext `code` [l](https://x.example) ~~d~~\n\n> quote\n\n- [x] a\n\n"
     '```python\ndef f(x):  # c\n    return "s", 1\n```\n\n|a|b|\n|-|-|\n|1|2|'
@@ -249,7 +227,10 @@ def test_a_screen_reader_hears_beginning_and_end_not_every_token(screen: Any) ->
         assert heard[0] == "The reply is being written"
         assert heard[1].startswith("The reply is complete. 1 2 3")
         assert len(heard) == 2
-        assert page.page.evaluate(f"document.querySelector('#turns').closest('{live_regions}')") is None
+        assert (
+            page.page.evaluate(f"document.querySelector('#turns').closest('{live_regions}')")
+            is None
+        )
 
 
 def test_less_motion_for_who_asks(parrot: Live, screen: Any) -> None:

@@ -20,6 +20,7 @@ test("python", () => {
 });
 
 test("shell: a # within a word is no comment", () => assert.deepEqual(kinds("echo $# a#b # c", "sh"), { echo: "keyword", "# c": "comment" }));
+test("the keys of JSON are no strings", () => assert.deepEqual(kinds('{"a": "b", "c":1}', "json"), { '"a"': "name", '"b"': "string", '"c"': "name", 1: "number" }));
 test("SQL in any case", () => assert.equal(kinds("select 1", "sql").select, "keyword"));
 test("markup", () => assert.deepEqual(kinds('<a b="c">d</a>', "html"), { "<a": "tag", '"c"': "string", ">": "tag", "</a>": "tag" }));
 

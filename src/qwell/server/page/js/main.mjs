@@ -6,7 +6,7 @@ import { SettingError } from "./chat/fields.mjs";
 import { fetchModel, isReady, ServerError } from "./net/api.mjs";
 import { Composer } from "./view/composer.mjs";
 import { askForKey, setUpDialogs, showShortcuts } from "./view/dialogs.mjs";
-import { byId, shown } from "./view/dom.mjs";
+import { byId, el, shown } from "./view/dom.mjs";
 import { Frame } from "./view/frame.mjs";
 import { setUpKeys } from "./view/keys.mjs";
 import { Panel } from "./view/panel.mjs";
@@ -83,7 +83,8 @@ async function connect(app) {
   const place = byId("model");
   try {
     app.model = await fetchModel();
-    place.textContent = `${app.model.id} · ${shown(app.model.context)} tokens`;
+    const context = el("span", { class: "context", text: ` · ${shown(app.model.context)} tokens` });
+    place.replaceChildren(el("span", {}, app.model.id, context));
     place.className = "model is-there";
     app.tell("model");
   } catch (error) {

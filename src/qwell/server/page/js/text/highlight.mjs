@@ -3,7 +3,7 @@
 // The spans joined are always the text. An unknown language is left as it is.
 
 /** @typedef {{kind: "plain" | "comment" | "string" | "number" | "keyword" | "name" | "tag", text: string}} Span */
-/** @typedef {{line?: string[], block?: [string, string][], quotes: string[], words: Set<string>, anyCase?: boolean}} Family */
+/** @typedef {{line?: string[], block?: [string, string][], quotes: string[], words: Set<string>, anyCase?: boolean, hasKeys?: boolean}} Family */
 
 const LONGEST = 60_000;
 
@@ -32,7 +32,7 @@ const SLASH = { line: ["//"], block: /** @type {[string, string][]} */ ([["/*", 
 const FAMILIES = [
   ["python py python3", { line: ["#"], quotes: ['"""', "'''", '"', "'"], words: words(PYTHON_WORDS) }],
   ["js javascript mjs jsx ts typescript tsx node", { ...SLASH, quotes: ['"', "'", "`"], words: words(JS_WORDS) }],
-  ["json jsonc json5 jsonl", { ...SLASH, words: words("true false null") }],
+  ["json jsonc json5 jsonl", { ...SLASH, hasKeys: true, words: words("true false null") }],
   ["c cpp c++ h hpp cc cuda objc", { ...SLASH, words: words(C_WORDS) }],
   ["java kotlin kt cs csharp c# scala swift dart php groovy", { ...SLASH, words: words(JAVA_WORDS) }],
   ["go golang rust rs zig", { ...SLASH, quotes: ['"', "`"], words: words(GO_RUST_WORDS) }],
@@ -68,10 +68,17 @@ function lex(text, family) {
     if (end !== null) spans.add("comment", text.slice(at, end));
     const quote = end === null ? family.quotes.find((one) => text.startsWith(one, at)) : undefined;
     const stop = end ?? (quote ? stringEnd(text, at, quote) : null);
-    if (quote) spans.add("string", text.slice(at, /** @type {number} */ (stop)));
+    if (quote) spans.add(family.hasKeys && isKey(text, stop) ? "name" : "string", text.slice(at, stop ?? at));
     at = stop ?? word(text, at, family, spans);
   }
   return spans.all;
+}
+
+/** Whether a colon follows. @param {string} text @param {number | null} end of a string */
+function isKey(text, end) {
+  let at = end ?? 0;
+  while (text[at] === " ") at += 1;
+  return text[at] === ":";
 }
 
 /** @param {string} text @param {number} at @param {Family} family @param {Spans} spans */

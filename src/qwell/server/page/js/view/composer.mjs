@@ -83,7 +83,7 @@ export class Composer {
       settings.tools.trim() && settings.toolChoice !== "none" && "Tools",
       settings.format !== "text" && { json_object: "JSON", json_schema: "JSON Schema", regex: "Regex", grammar: "Grammar", choice: "Choice" }[settings.format],
       Object.values(settings.fields).some((text) => text.trim()) && "Own settings",
-    ].filter(Boolean);
-    this.chips.replaceChildren(...names.map((text) => el("button", { type: "button", class: "chip", text, title: "Open the settings", on: { click: this.openPanel } })));
+    ].filter((name) => typeof name === "string" && name !== "");
+    this.chips.replaceChildren(...names.map((text) => el("button", { type: "button", class: "chip", text: String(text), title: "Open the settings", on: { click: this.openPanel } })));
   }
 }

@@ -3,7 +3,7 @@
 import { ICONS } from "./icons.mjs";
 
 /**
- * @typedef {Record<string, unknown> & {class?: string, text?: string, on?: Record<string, (event: any) => void>}} Props
+ * @typedef {Record<string, unknown> & {class?: string | null, text?: string, on?: Record<string, (event: any) => void>}} Props
  * text and class; `on`: listeners; true or false set or leave out an attribute; the rest are attributes.
  */
 

@@ -211,6 +211,7 @@ export function metaOf(turn) {
     const rate = ((usage.reply - 1) * 1000) / (speed.lastMs - speed.firstMs);
     parts.push(`${shown(rate, rate < 100 ? 1 : 0)} tokens/s`);
   }
+  if (!usage && speed && turn.status !== "done") parts.push(`about ${shown(speed.pieces)} tokens`);
   if (speed) parts.push(`first after ${shown(speed.firstMs / 1000, 2)} s`);
   if (usage) parts.push(`prompt ${shown(usage.prompt)}${usage.cached ? `, ${shown(usage.cached)} cached` : ""}`);
   return parts.join(" · ");

@@ -51,8 +51,12 @@ function faultNote(turn, means) {
   return el(
     "div",
     { class: "note fault", role: "group", "aria-label": "Fault" },
-    el("p", {}, el("strong", { text: TITLES[fault.status] ?? `Status ${fault.status}` }), " ", el("span", { text: `${fault.message}${/[.!?]$/.test(fault.message) ? "" : "."}` })),
-    facts ? el("p", { class: "quiet mono", text: facts }) : null,
+    el(
+      "div",
+      { class: "told" },
+      el("p", {}, el("strong", { text: TITLES[fault.status] ?? `Status ${fault.status}` }), " ", el("span", { text: `${fault.message}${/[.!?]$/.test(fault.message) ? "" : "."}` })),
+      facts ? el("p", { class: "quiet mono", text: facts }) : null,
+    ),
     ...buttons,
   );
 }
@@ -64,7 +68,7 @@ function countDown(button, until) {
     const left = Math.ceil((until - Date.now()) / 1000);
     button.disabled = left > 0;
     button.textContent = left > 0 ? `${label} in ${left} s` : label;
-    if (left > 0 && (button.isConnected || left > 0)) setTimeout(tick, 250);
+    if (left > 0) setTimeout(tick, 250);
   };
   tick();
 }
