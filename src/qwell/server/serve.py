@@ -114,6 +114,7 @@ def report(app: App, address: tuple[str, int], speed: str, kv_bytes: int) -> Ite
     left = available_bytes()
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
     yield f"{served.name} at http://{host}:{address[1]}/v1"
+    yield f"web page     http://{host}:{address[1]}/"
     yield f"context      {served.llm.max_context:,} tokens a request, prompt and reply"
     yield (
         f"memory       {kv_bytes / 1e9:.2f} GB for keys and values ({found.pages_total:,} pages)"
@@ -130,7 +131,7 @@ def report(app: App, address: tuple[str, int], speed: str, kv_bytes: int) -> Ite
         f"unknown fields are {'refused' if settings.strict else 'told as ignored'}"
     )
     origins = ", ".join(settings.cors_origins) or "none but its own page"
-    yield f"web pages    {origins}"
+    yield f"origins      {origins}"
     yield f"prompts      {'LOGGED, as asked' if settings.log_prompts else 'not logged'}"
 
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
 
 from tests.server.live import Live
-from tests.server.page.screen import Screen
+from tests.server.page.screen import SECONDS, Screen
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 Watch = Callable[..., Any]
@@ -26,6 +26,7 @@ def program(*names: str) -> str:
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=SECONDS)
     with sync_playwright() as playwright:
         # Root, as in a container, has no sandbox; nothing but our own page is opened.
         opened = playwright.chromium.launch(

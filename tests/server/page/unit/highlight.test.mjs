@@ -26,8 +26,8 @@ test("markup", () => assert.deepEqual(kinds('<a b="c">d</a>', "html"), { "<a": "
 
 test("long and hostile code costs little", () => {
   for (const source of ["\"".repeat(50_000), "/*".repeat(25_000), "<".repeat(50_000), "<!--".repeat(12_000), "a".repeat(1_000_000), "#".repeat(50_000)]) {
-    const start = performance.now();
+    const start = process.cpuUsage().user;
     for (const language of ["python", "js", "html", "bash"]) highlight(source, language);
-    assert.ok(performance.now() - start < 2000);
+    assert.ok(process.cpuUsage().user - start < 2_000_000);
   }
 });

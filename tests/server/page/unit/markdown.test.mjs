@@ -196,9 +196,10 @@ for (const [name, source] of [
   ["numbers", "1. ".repeat(30_000)],
 ]) {
   test(`hostile: ${name}`, () => {
-    const start = performance.now();
+    const start = process.cpuUsage().user;
     const found = parseMarkdown(source);
-    assert.ok(performance.now() - start < 3000, `${performance.now() - start} ms`);
+    const took = (process.cpuUsage().user - start) / 1000; // not the clock: others may have the cores
+    assert.ok(took < 3000, `${took} ms`);
     assert.ok(depth(found) < 130, `depth ${depth(found)}`);
   });
 }
