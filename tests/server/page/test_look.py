@@ -204,7 +204,7 @@ def test_landmarks_names_and_headings(parrot: Live, screen: Any) -> None:
     ids = page.page.evaluate("[...document.querySelectorAll('[id]')].map((one) => one.id)")
     assert len(ids) == len(set(ids))
     expect(page.page.get_by_role("heading", level=1)).to_have_count(1)
-    names = [page.turn(i).get_by_role("heading", level=3).first.inner_text() for i in (0, 1)]
+    names = [page.turn(i).get_by_role("heading", level=2).inner_text() for i in (0, 1)]
     assert names == ["You, message 1", "Reply, message 2"]
     expect(page.page.get_by_role("article", name="Reply, message 2")).to_be_visible()
 

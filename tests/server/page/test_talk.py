@@ -49,6 +49,8 @@ def test_counts_and_speed_and_what_the_server_did(parrot: Live, screen: Any) -> 
     assert f"prompt {usage['prompt_tokens']}" in meta
     assert "tokens/s" in meta
     assert "first after" in meta
+    filled = f"{usage['total_tokens']} of 16,384 tokens of context used."
+    expect(page.page.locator("#fine")).to_contain_text(filled)
     page.press("Details", 1)
     details = page.turn(1).locator(".details")
     expect(details).to_contain_text("System prompt fromtemplate default")

@@ -5,7 +5,7 @@
 
 import { chatBody } from "../chat/request.mjs";
 import { SettingError } from "../chat/fields.mjs";
-import { addTurn, newConversation, newSettings, openCalls, pathTo, select, shownPath, turnOf, versionsOf } from "../chat/tree.mjs";
+import { addTurn, newConversation, newSettings, openCalls, pathTo, select, shownPath, versionsOf } from "../chat/tree.mjs";
 import { exportText, importText } from "../chat/transfer.mjs";
 import { Runner } from "./runner.mjs";
 import { noteRescue } from "./store.mjs";
@@ -318,4 +318,4 @@ export class App extends EventTarget {
   }
 }
 
-export { openCalls, turnOf, versionsOf };
+export { openCalls, versionsOf };

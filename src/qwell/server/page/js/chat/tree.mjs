@@ -42,13 +42,6 @@ export function addTurn(conversation, parent, parts, now) {
   return turn;
 }
 
-/** @param {Conversation} conversation @param {string} id @returns {Turn} */
-export function turnOf(conversation, id) {
-  const found = conversation.turns.find((turn) => turn.id === id);
-  if (!found) throw new Error(`there is no turn ${id}`);
-  return found;
-}
-
 /** The turns shown, first to last. @param {Conversation} conversation @returns {Turn[]} */
 export function shownPath(conversation) {
   const children = childrenByParent(conversation);

@@ -42,11 +42,6 @@ export async function isReady() {
   }
 }
 
-/** Tokens of a chat as the server counts them. @param {object} body @returns {Promise<number>} */
-export async function countTokens(body) {
-  return (await (await ask("tokenize", { body: JSON.stringify(body) })).json()).count;
-}
-
 /**
  * The chunks of a streamed reply. Throws ServerError; returns normally only behind [DONE].
  * @param {object} body @param {AbortSignal} signal

@@ -1,6 +1,6 @@
 // Where a message is typed and sent, and where a reply is stopped.
 
-import { byId, el, fitHeight, icon } from "./dom.mjs";
+import { byId, el, fitHeight, icon, shown } from "./dom.mjs";
 
 /** @typedef {import("../app/app.mjs").App} App */
 
@@ -14,22 +14,22 @@ export class Composer {
     this.chips = byId("chips");
     /** What was typed and not sent, by conversation. @type {Map<string, string>} */
     this.drafts = new Map();
-    this.shown = "";
+    this.open = "";
     this.area.addEventListener("input", () => this.#onInput());
     this.area.addEventListener("keydown", (event) => this.#onKey(event));
     byId("composer").addEventListener("submit", (event) => {
       event.preventDefault();
       this.#act();
     });
-    for (const name of ["turns", "run", "list"]) app.addEventListener(name, () => this.draw());
+    for (const name of ["turns", "run", "list", "model"]) app.addEventListener(name, () => this.draw());
     for (const name of ["settings", "settings-changed"]) app.addEventListener(name, () => this.#drawChips());
   }
 
   draw() {
     const { app } = this;
-    if (this.shown !== app.open.id) {
-      this.drafts.set(this.shown, this.area.value);
-      this.shown = app.open.id;
+    if (this.open !== app.open.id) {
+      this.drafts.set(this.open, this.area.value);
+      this.open = app.open.id;
       this.put(this.drafts.get(app.open.id) ?? "");
     }
     const running = app.isRunning;
@@ -41,6 +41,15 @@ export class Composer {
       this.button.classList.toggle("stops", running);
     }
     this.button.disabled = !running && !this.area.value.trim();
+    this.#drawContext();
+  }
+
+  /** How much of the context the conversation fills, as the server last counted it. */
+  #drawContext() {
+    const { app } = this;
+    const usage = app.path.findLast((turn) => turn.usage)?.usage;
+    const filled = usage && app.model ? `${shown(usage.prompt + usage.reply)} of ${shown(app.model.context)} tokens of context used. ` : "";
+    byId("fine").textContent = `${filled}Models make mistakes: check what matters.`;
   }
 
   /** @param {string} text */

@@ -76,5 +76,5 @@ function tokenView(turn) {
   });
   const left = turn.logprobs.length - MOST_TOKENS;
   const more = left > 0 ? el("p", { class: "quiet", text: `and ${shown(left)} more tokens` }) : null;
-  return el("section", { class: "tokens", "aria-label": "Tokens by likelihood" }, el("h4", { text: "Tokens, the less likely the darker" }), el("p", { dir: "auto" }, ...tokens), more);
+  return el("section", { class: "tokens", "aria-label": "Tokens by likelihood" }, el("h3", { text: "Tokens, the less likely the darker" }), el("p", { dir: "auto" }, ...tokens), more);
 }

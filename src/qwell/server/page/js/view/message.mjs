@@ -23,7 +23,7 @@ export class Message {
     this.app = app;
     this.turn = turn;
     this.enterKey = enterKey;
-    this.heading = el("h3", { class: "sr-only", id: `name-${turn.id}` });
+    this.heading = el("h2", { class: "sr-only", id: `name-${turn.id}` });
     this.body = el("div", { class: "body" });
     this.extra = el("div", { class: "extra" });
     this.footer = el("footer");

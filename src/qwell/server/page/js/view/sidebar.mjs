@@ -39,6 +39,7 @@ export class Sidebar {
     if (!found.length) this.list.append(el("p", { class: "quiet", text: wanted ? "Nothing found." : "No conversations yet." }));
     if (held) /** @type {HTMLElement | null} */ (this.list.querySelector(`[data-id="${held}"]`))?.focus();
     const { open } = this.app;
+    /** @type {HTMLButtonElement} */ (byId("title")).disabled = !this.app.conversations.has(open.id);
     byId("title").textContent = this.app.conversations.has(open.id) ? open.title : "New conversation";
     document.title = this.app.conversations.has(open.id) ? `${open.title} · qwell` : "qwell";
   }
@@ -46,7 +47,7 @@ export class Sidebar {
   /** @param {string} name @param {Conversation[]} members */
   #group(name, members) {
     const id = `group-${name.replace(/\W/g, "")}`;
-    return el("section", { "aria-labelledby": id }, el("h3", { id, text: name }), el("ul", {}, ...members.map((one) => this.#item(one))));
+    return el("section", { "aria-labelledby": id }, el("h2", { id, text: name }), el("ul", {}, ...members.map((one) => this.#item(one))));
   }
 
   /** @param {Conversation} one */
