@@ -47,6 +47,7 @@ def test_a_key_is_asked_for_and_kept_for_the_tab_alone(screen: Any) -> None:
         page.button("Try again").click()
         page.quiet()
         expect(page.turn(1).locator(".body")).to_have_text("hi")
+        expect(page.turn(1).get_by_role("group", name="Versions")).to_have_count(0)
         assert KEY in page.page.evaluate("JSON.stringify({...sessionStorage})")
         assert KEY not in page.page.evaluate("JSON.stringify({...localStorage})")
         assert KEY not in str(page.kept())
@@ -109,6 +110,7 @@ def test_a_server_that_goes_away_in_the_middle(screen: Any) -> None:
         expect(page.button("Go on")).to_be_visible()
     page.send("anyone?")
     expect(page.turn(3)).to_contain_text("No answer from the server")
+    expect(page.page.locator("#model")).to_have_text("server not reached")
     assert page.kept()[0]["turns"][1]["status"] == "interrupted"
 
 

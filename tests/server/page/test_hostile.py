@@ -127,6 +127,8 @@ def test_huge_and_deep_structures_leave_the_page_alive(
         count, deepest = page.page.evaluate(MEASURE)
         assert count < 70_000, name
         assert deepest < 90, name
+    page.press("Details", 1)
+    expect(page.turn(1)).to_contain_text("a shape this page does not know")
     page.page.reload()
     page.ready()
     page.button("New conversation").first.click()
@@ -143,7 +145,8 @@ MEASURE = """() => {
 
 def turns(sample: Any, text: str) -> list[Any]:
     first, second = sample["turns"]
-    return [{**first, "content": text}, {**second, "content": text}]
+    odd = {"sampling": {"a": None}, "ignored": "x", "choices": [None]}
+    return [{**first, "content": text}, {**second, "content": text, "truth": odd}]
 
 
 def test_the_policy_forbids_what_a_hole_would_need(parrot: Live, screen: Any) -> None:

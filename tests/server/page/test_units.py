@@ -29,7 +29,7 @@ def node(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_pure_modules() -> None:
     units = sorted(str(path) for path in (HERE / "unit").glob("*.test.mjs"))
-    assert len(units) == 4
+    assert len(units) == 5
     done = node("--test", "--test-reporter=tap", *units)
     assert done.returncode == 0, done.stdout[-6000:]
     assert "\n# fail 0\n" in done.stdout

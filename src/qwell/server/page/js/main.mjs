@@ -37,7 +37,11 @@ async function start() {
     sidebar.rename(app.open);
   });
   app.addEventListener("fault", (event) => tellFault(/** @type {CustomEvent} */ (event).detail, frame, panel));
-  app.addEventListener("run", () => keepAddress(app));
+  app.addEventListener("run", (event) => {
+    keepAddress(app);
+    const { detail: run } = /** @type {CustomEvent} */ (event);
+    if (run?.turns[0].fault?.status === 0) connect(app); // says so, and waits for the server
+  });
   // A touch of the box would bring up a phone's keyboard.
   const toBox = () => matchMedia("(hover: none)").matches || composer.focus();
   app.addEventListener("edited", toBox);
@@ -95,15 +99,20 @@ async function connect(app) {
       askForKey("This server needs a key. It is kept until this tab is closed, and sent to this server alone.");
     } else {
       place.textContent = error.fault.status ? `fault ${error.fault.status}` : "server not reached";
-      setTimeout(() => whenReady(() => connect(app)), AGAIN_MS);
+      if (!isWaiting) setTimeout(() => whenReady(() => connect(app)), AGAIN_MS);
+      isWaiting = true;
     }
   }
 }
 
+let isWaiting = false;
+
 /** @param {() => void} then */
 async function whenReady(then) {
-  if (await isReady()) then();
-  else setTimeout(() => whenReady(then), AGAIN_MS);
+  if (await isReady()) {
+    isWaiting = false;
+    then();
+  } else setTimeout(() => whenReady(then), AGAIN_MS);
 }
 
 start();

@@ -1,6 +1,8 @@
 // Conversations in this browser: IndexedDB, and a note in localStorage of what was being written when
 // the page went away, since a database has no time to answer then.
 
+import { read, write } from "../net/kept.mjs";
+
 /** @typedef {import("../chat/types.mjs").Conversation} Conversation */
 /** @typedef {import("../chat/types.mjs").Turn} Turn */
 /** @typedef {{conversation: string, turns: Turn[]}} Rescue */
@@ -80,24 +82,21 @@ export class Store {
 
 /** Notes what is being written, at once. @param {Rescue[]} rescues */
 export function noteRescue(rescues) {
-  try {
-    if (rescues.length) localStorage.setItem(RESCUE, JSON.stringify([...readRescue(), ...rescues]));
-  } catch {
-    // No room: the database has the reply as it was half a second ago.
-  }
+  // Where there is no room, the database has the reply as it was half a second ago.
+  if (rescues.length) write("localStorage", RESCUE, JSON.stringify([...readRescue(), ...rescues]));
 }
 
 /** @returns {Rescue[]} */
 function takeRescue() {
   const found = readRescue();
-  localStorage.removeItem(RESCUE);
+  write("localStorage", RESCUE, null);
   return found;
 }
 
 /** @returns {Rescue[]} */
 function readRescue() {
   try {
-    const found = JSON.parse(localStorage.getItem(RESCUE) ?? "[]");
+    const found = JSON.parse(read("localStorage", RESCUE) ?? "[]");
     return Array.isArray(found) ? found : [];
   } catch {
     return [];

@@ -1,5 +1,6 @@
 // What the page asks of the server that sent it: paths are relative, so no other origin is reached.
 
+import { read, write } from "./kept.mjs";
 import { SseParser } from "./sse.mjs";
 
 /** @typedef {import("../chat/types.mjs").Fault} Fault */
@@ -18,13 +19,12 @@ export class ServerError extends Error {
 
 /** The key lives as long as the tab. @returns {string} */
 export function apiKey() {
-  return sessionStorage.getItem(KEY) ?? "";
+  return read("sessionStorage", KEY) ?? "";
 }
 
 /** @param {string} key */
 export function setApiKey(key) {
-  if (key) sessionStorage.setItem(KEY, key);
-  else sessionStorage.removeItem(KEY);
+  write("sessionStorage", KEY, key || null);
 }
 
 /** @returns {Promise<Model>} Throws ServerError. */

@@ -10,13 +10,23 @@ export function drawDetails(turn, index) {
   const truth = /** @type {any} */ (turn.truth);
   const box = el("div", { class: "details" });
   if (truth) {
-    box.append(factList(facts(turn, truth, index)), samplingTable(truth.sampling ?? {}));
+    box.append(...readable(turn, truth, index));
   } else {
     box.append(el("p", { class: "quiet", text: "The reply did not reach its end, so the server has not told what it did." }));
   }
   if (turn.logprobs.length) box.append(tokenView(turn));
   if (truth) box.append(el("details", {}, el("summary", { text: "As the server sent it" }), codeBlock(JSON.stringify(truth, null, 2), "json")));
   return box;
+}
+
+/** An imported file may have any shape here; then its text alone is shown.
+ * @param {Turn} turn @param {any} truth @param {number} index @returns {HTMLElement[]} */
+function readable(turn, truth, index) {
+  try {
+    return [factList(facts(turn, truth, index)), samplingTable(truth.sampling ?? {})];
+  } catch {
+    return [el("p", { class: "quiet", text: "These facts have a shape this page does not know." })];
+  }
 }
 
 /** @param {Turn} turn @param {any} truth @param {number} index @returns {[string, string][]} */

@@ -1,5 +1,6 @@
 // The two sides of the page: beside the text where there is room, drawers over it where there is not.
 
+import { read, write } from "../net/kept.mjs";
 import { byId } from "./dom.mjs";
 
 const KEY = "qwell.sides";
@@ -8,7 +9,7 @@ export class Frame {
   constructor() {
     this.body = document.body;
     this.isNarrow = matchMedia("(max-width: 60rem)");
-    const kept = localStorage.getItem(KEY) ?? "list";
+    const kept = read("localStorage", KEY) ?? "list";
     this.#put("list", !this.isNarrow.matches && kept.includes("list"));
     this.#put("panel", !this.isNarrow.matches && kept.includes("panel"));
     this.isNarrow.addEventListener("change", () => this.closeDrawers());
@@ -28,7 +29,7 @@ export class Frame {
   toggle(side, open = !this.isOpen(side)) {
     if (open && this.isNarrow.matches) this.#put(side === "list" ? "panel" : "list", false);
     this.#put(side, open);
-    if (!this.isNarrow.matches) localStorage.setItem(KEY, ["list", "panel"].filter((one) => this.isOpen(/** @type {"list"} */ (one))).join(" "));
+    if (!this.isNarrow.matches) write("localStorage", KEY, ["list", "panel"].filter((one) => this.isOpen(/** @type {"list"} */ (one))).join(" "));
     byId(open ? `close-${side}` : `open-${side}`).focus();
   }
 

@@ -27,9 +27,14 @@ function loops(turn) {
 
 /** @param {Turn} turn @param {Means} means */
 function ways(turn, means) {
-  const again = textButton("Ask again", means.again);
   const canGoOn = means.canGoOn && turn.calls.length === 0 && turn.content !== "";
+  const again = textButton("Ask again", isEmpty(turn) ? means.goOn : means.again);
   return canGoOn ? [textButton("Go on", means.goOn, { class: "button primary" }), again] : [again];
+}
+
+/** Of a reply without a word nothing is lost: it is written in its place, not beside it. @param {Turn} turn */
+function isEmpty(turn) {
+  return turn.content === "" && turn.calls.length === 0;
 }
 
 /** @param {string} text @param {HTMLElement[]} buttons */
@@ -45,8 +50,8 @@ function faultNote(turn, means) {
   const fault = /** @type {import("../chat/types.mjs").Fault} */ (turn.fault);
   const facts = [fault.status || null, fault.code, fault.param].filter((one) => one !== null).join(" · ");
   const hasText = turn.content !== "" && turn.calls.length === 0 && means.canGoOn;
-  const again = textButton(hasText ? "Go on" : "Try again", hasText ? means.goOn : means.again, { class: "button primary" });
-  const buttons = fault.status === 401 ? [textButton("Enter a key", means.enterKey, { class: "button primary" }), textButton("Try again", means.again)] : [again];
+  const again = textButton(hasText ? "Go on" : "Try again", hasText || isEmpty(turn) ? means.goOn : means.again, { class: "button primary" });
+  const buttons = fault.status === 401 ? [textButton("Enter a key", means.enterKey, { class: "button primary" }), again] : [again];
   if (fault.retryAt) countDown(again, fault.retryAt);
   return el(
     "div",

@@ -2,6 +2,7 @@
 
 import { parseParts } from "../text/blocks.mjs";
 import { highlight } from "../text/highlight.mjs";
+import { prettyJson } from "../text/json.mjs";
 import { copyButton, el } from "./dom.mjs";
 
 /** @typedef {import("../text/inline.mjs").Inline} Inline */
@@ -128,11 +129,8 @@ export function codeBlock(text, info) {
 
 /** JSON made readable; null for a text that is none. @param {string} text */
 export function jsonBlock(text) {
-  try {
-    return codeBlock(JSON.stringify(JSON.parse(text), null, 2), "json");
-  } catch {
-    return null;
-  }
+  const pretty = prettyJson(text);
+  return pretty === null ? null : codeBlock(pretty, "json");
 }
 
 /** What a user typed, as typed: only fenced code is set apart. @param {string} text */

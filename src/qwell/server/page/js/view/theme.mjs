@@ -1,5 +1,6 @@
 // Dark, light, or as the system is. early.js has put the choice in place before the first paint.
 
+import { write } from "../net/kept.mjs";
 import { announce, byId, icon } from "./dom.mjs";
 
 const KEY = "qwell.theme";
@@ -23,11 +24,7 @@ export function setUpTheme() {
     const { next } = draw();
     if (next === "auto") delete document.documentElement.dataset.theme;
     else document.documentElement.dataset.theme = next;
-    try {
-      localStorage.setItem(KEY, next);
-    } catch {
-      // Then the choice lasts as long as the page.
-    }
+    write("localStorage", KEY, next);
     announce(draw().label);
   });
   draw();
