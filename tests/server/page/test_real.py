@@ -16,8 +16,10 @@ from tests.server.live import live
 @pytest.mark.slow
 @pytest.mark.weights
 def test_the_official_model(official_gguf: Callable[[str], Path], screen: Any) -> None:
-    with live(load(official_gguf("0.5b"))) as server:
+    official_gguf("0.5b")
+    with live(load("qwen2.5-coder:0.5b")) as server:
         page = screen(server)
+        expect(page.page.locator("#model")).to_have_text("qwen2.5-coder:0.5b · 32,768 tokens")
         page.set("Temperature", "0")
         page.set("Longest reply", "160")
         page.send("Write a Python function that adds two numbers. Code only.")
@@ -26,6 +28,7 @@ def test_the_official_model(official_gguf: Callable[[str], Path], screen: Any) -
         expect(page.turn(1).locator(".meta")).to_contain_text("tokens/s")
         page.button("Put in an example", page.settings()).first.click()
         page.settings().get_by_label("Use", exact=True).select_option(label="Always get_weather")
+        page.settings().get_by_label("Several calls in one reply").uncheck()
         page.send("What is the weather in Oslo?")
         call = page.page.get_by_role("region", name="Call of get_weather")
         expect(call).to_contain_text('"city"', timeout=60_000)
