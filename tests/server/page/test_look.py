@@ -176,6 +176,24 @@ def test_tab_goes_through_all_controls_in_their_order(parrot: Live, screen: Any)
     assert seen.index("Message") > seen.index("Details")
 
 
+def test_the_way_back_to_the_end(parrot: Live, screen: Any) -> None:
+    page = screen(parrot)
+    page.send("short")
+    page.button("New conversation").first.click()
+    page.send("\n\n".join(f"line {i}" for i in range(60)))
+    jump = page.button("Go to the end")
+    expect(jump).to_be_hidden()
+    up = "document.querySelector('#scroller').scrollTop = 0"
+    page.page.evaluate(up)
+    jump.click()
+    expect(jump).to_be_hidden()
+    expect(page.turn(1).get_by_text("line 59")).to_be_in_viewport()
+    page.page.evaluate(up)
+    expect(jump).to_be_visible()
+    page.page.get_by_role("link", name="short").click()
+    expect(jump).to_be_hidden()
+
+
 def test_escape_stops(screen: Any) -> None:
     with live(counter()) as server:
         page = screen(server)

@@ -53,6 +53,7 @@ export class Thread {
     document.body.classList.toggle("is-empty", !path.length);
     if (held) this.#giveBack(held, path);
     if (this.#sticks) this.toEnd();
+    this.#onScroll(); // what is shown may be shorter than what was: then no event comes
   }
 
   /** @param {Turn} turn */
