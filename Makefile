@@ -10,7 +10,7 @@ CORE := $(wildcard csrc/*.cpp csrc/*.h csrc/kernels/*.cpp csrc/kernels/*.h csrc/
 CHECK := $(wildcard tests/cross/*.cpp tests/cross/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow lint fix sanitize neon-check bench bench-peers bench-serve proof-verify proof-one-answer proof-fuzz proof-overload proof-lives proof-survival proof-learn proof-tour bench-train clean
+.PHONY: help run tools test test-slow lint fix sanitize neon-check bench bench-peers bench-serve proof-verify proof-one-answer proof-fuzz proof-overload proof-lives proof-survival proof-learn proof-tour bench-train clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 24
@@ -18,10 +18,13 @@ help:  ## show the targets
 run: $(VENV)/.built  ## answer PROMPT with MODEL; the first time fetches and packs the model
 	@$(BIN)/qwell run $(MODEL) "$(PROMPT)" --max-tokens 256
 
-test: $(VENV)/.dev  ## every fast test, in under 10 minutes
+tools:  ## Chromium and Node for the tests of the web page, from the system's packages
+	@tools/page_tools.sh
+
+test: $(VENV)/.dev tools  ## every fast test, in under 10 minutes
 	$(BIN)/pytest -q -m "not slow"
 
-test-slow: $(VENV)/.dev  ## the slow tests: real models against their bars
+test-slow: $(VENV)/.dev tools  ## the slow tests: real models against their bars
 	$(BIN)/pytest -q -m slow --durations=10
 
 lint: $(VENV)/.dev  ## ruff, mypy --strict, clang-format, import-linter

@@ -210,6 +210,10 @@ class App:
             "created": self.served.created,
             "owned_by": "qwell",
             "max_model_len": self.served.llm.max_context,
+            "qwell": {
+                "sampling": self.served.default_sampling,
+                "system_prompt": self.served.default_system,
+            },
         }
 
     async def _page_file(self, request: Request) -> Response:

@@ -117,6 +117,7 @@ def report(
     left = available_bytes()
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
     yield f"{served.name} at http://{host}:{address[1]}/v1"
+    yield f"web page     http://{host}:{address[1]}/"
     if served.llm.adapter_id:
         yield f"adapter      {served.llm.adapter_id}"
     yield f"context      {served.llm.max_context:,} tokens a request, prompt and reply"
@@ -137,7 +138,7 @@ def report(
         f"unknown fields are {'refused' if settings.strict else 'told as ignored'}"
     )
     origins = ", ".join(settings.cors_origins) or "none but its own page"
-    yield f"web pages    {origins}"
+    yield f"origins      {origins}"
     yield f"prompts      {'LOGGED, as asked' if settings.log_prompts else 'not logged'}"
 
 

@@ -13,6 +13,7 @@ from functools import cached_property
 
 from qwell.engine.llm import LLM
 from qwell.engine.service import Service
+from qwell.engine.types import SamplingParams
 from qwell.errors import TextError
 from qwell.server.errors import ApiError
 from qwell.server.settings import Settings
@@ -51,6 +52,14 @@ class Served:
         if self.llm.template is None:
             return None
         return f"sha256:{hashlib.sha256(self.llm.template.source.encode()).hexdigest()}"
+
+    @cached_property
+    def default_sampling(self) -> dict[str, float]:
+        """What is in force where a request says nothing."""
+        params = SamplingParams.defaults(self.llm.generation)
+        names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+        zero = ("presence_penalty", "frequency_penalty")
+        return {name: getattr(params, name) for name in (*names, *zero)}
 
     @cached_property
     def default_system(self) -> str | None:
