@@ -32,6 +32,7 @@ class NativeModel:
         program: _core.Program,
         config: ModelConfig,
         text: str,
+        *,
         key_bias: F32 | None = None,
         read_bytes: int = 0,
         adapter_bytes: int = 0,
@@ -89,7 +90,14 @@ class NativeModel:
         embedding = tensors.get("model.embed_tokens.weight")
         unread = embedding.nbytes if embedding and "lm_head.weight" in tensors else 0
         read_bytes = size - unread + len(data)
-        return cls(program, config, listing(phases), key_bias, read_bytes, len(data))
+        return cls(
+            program,
+            config,
+            listing(phases),
+            key_bias=key_bias,
+            read_bytes=read_bytes,
+            adapter_bytes=len(data),
+        )
 
     @property
     def num_threads(self) -> int:

@@ -82,7 +82,7 @@ class Ceilings:
         return name, peaks[name]
 
     def prompt_compute(self, on_tiles: bool) -> tuple[str, float]:
-        """The peak of the arithmetic that prompts use: bf16 tiles, or else the best of the vectors."""
+        """The peak of what prompts are multiplied with: bf16 tiles, or else vectors."""
         if on_tiles:
             return "amx_bf16_gflops", self.amx_bf16_gflops or 0.0
         vectors = replace(self, amx_int8_gops=None, amx_bf16_gflops=None)
