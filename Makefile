@@ -6,11 +6,11 @@ MODEL ?= qwen2.5-coder:0.5b
 HOURS ?= 4
 CASES ?= 1000000
 PROMPT ?= Write a Python function that returns the n-th Fibonacci number.
-CORE := $(wildcard csrc/*.cpp csrc/*.h csrc/kernels/*.cpp csrc/kernels/*.h csrc/kernels/lanes/*.h)
+CORE := $(wildcard csrc/*.cpp csrc/*.h csrc/kernels/*.cpp csrc/kernels/*.h csrc/kernels/lanes/*.h csrc/train/*.cpp csrc/train/*.h)
 CHECK := $(wildcard tests/cross/*.cpp tests/cross/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow lint fix sanitize neon-check bench bench-peers proof-verify proof-one-answer proof-fuzz proof-overload proof-lives clean
+.PHONY: help run tools test test-slow lint fix sanitize neon-check bench bench-peers bench-serve proof-verify proof-one-answer proof-fuzz proof-overload proof-lives proof-survival proof-learn proof-tour bench-train clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 24
@@ -18,10 +18,13 @@ help:  ## show the targets
 run: $(VENV)/.built  ## answer PROMPT with MODEL; the first time fetches and packs the model
 	@$(BIN)/qwell run $(MODEL) "$(PROMPT)" --max-tokens 256
 
-test: $(VENV)/.dev  ## every fast test, in under 10 minutes
+tools:  ## Chromium and Node for the tests of the web page, from the system's packages
+	@tools/page_tools.sh
+
+test: $(VENV)/.dev tools  ## every fast test, in under 10 minutes
 	$(BIN)/pytest -q -m "not slow"
 
-test-slow: $(VENV)/.dev  ## the slow tests: real models against their bars
+test-slow: $(VENV)/.dev tools  ## the slow tests: real models against their bars
 	$(BIN)/pytest -q -m slow --durations=10
 
 lint: $(VENV)/.dev  ## ruff, mypy --strict, clang-format, import-linter
@@ -49,6 +52,12 @@ bench: $(VENV)/.built  ## speed of MODEL, and how near it is to what this machin
 bench-peers: $(VENV)/.built  ## the same work on llama.cpp, OpenVINO, transformers and here; ARGS="--rounds 5 ..."
 	@$(BIN)/python benchmarks/peers/compare.py $(MODEL) $(ARGS)
 
+bench-train: $(VENV)/.dev  ## one training step of MODEL here and in transformers + PEFT; ARGS="--kind full ..."
+	@$(BIN)/python benchmarks/train_peers.py --model $(MODEL) $(ARGS)
+
+bench-serve: $(VENV)/.built  ## 16 streaming clients on qwell serve, llama.cpp's server and LLM.generate
+	@$(BIN)/python benchmarks/serve.py $(MODEL) $(ARGS)
+
 proof-verify: $(VENV)/.built  ## by hand, long: both real models on 16 windows; add the row to LOG.md
 	$(BIN)/qwell verify qwen2.5-coder:0.5b --windows 16
 	$(BIN)/qwell verify qwen2.5-coder:1.5b --windows 16
@@ -64,6 +73,15 @@ proof-overload: $(VENV)/.dev  ## by hand, five minutes: ten times what a server 
 
 proof-lives: $(VENV)/.dev  ## by hand, long: 10,000 requests with cancels on a server of MODEL; nothing is lost
 	$(BIN)/python tools/proof_serve.py lives --model $(MODEL)
+
+proof-survival: $(VENV)/.dev  ## by hand, minutes: a tiny run killed 200 times is bit-equal to one that lived
+	$(BIN)/python tools/proof_survival.py --kills 200
+
+proof-learn: $(VENV)/.dev  ## by hand, long: LoRA on MODEL learns a task it does badly, a control does not
+	$(BIN)/python tools/proof_learn.py --model $(MODEL) $(ARGS)
+
+proof-tour: $(VENV)/.dev  ## by hand, 25 minutes: a small model's whole life, from this machine's text to chat
+	$(BIN)/qwell train tour --out build/tour $(ARGS)
 
 clean:  ## remove what make built; the model cache stays (qwell rm removes that)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

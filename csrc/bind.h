@@ -9,5 +9,6 @@ void bind_kernels(nanobind::module_& m);
 void bind_tiles(nanobind::module_& m);
 void bind_probe(nanobind::module_& m);
 void bind_sampler(nanobind::module_& m);
+void bind_train(nanobind::module_& m);
 
 }  // namespace qwell

@@ -20,6 +20,7 @@ using namespace qwell;
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using OutMatrix = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Table = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
@@ -142,6 +143,9 @@ NB_MODULE(_core, m) {
           },
           "hidden"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "layers"_a, "vocab"_a, "max_rows"_a, "threads"_a,
           "weights"_a, "bytes"_a)
+      .def(
+          "append", [](Program& p, Bytes bytes) { p.append(bytes.data(), int64_t(bytes.shape(0))); }, "bytes"_a,
+          "More packed weights, behind those of the file.")
       .def("slot", &Program::slot, "width"_a)
       .def(
           "product",
@@ -229,4 +233,5 @@ NB_MODULE(_core, m) {
 
   bind_probe(m);
   bind_sampler(m);
+  bind_train(m);
 }

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 #include <mutex>
 #include <numeric>
 #include <stdexcept>
@@ -17,6 +18,7 @@ static void require(bool condition, const std::string& what) {
 }
 
 static int padded(int n, int to) { return (n + to - 1) / to * to; }
+static int64_t padded_bytes(int64_t n) { return (n + 63) / 64 * 64; }
 
 Program::Program(Shape s, int max_rows, int threads, const Kernels& kernels, Region weights)
     : shape(s), max_rows(max_rows), team_(threads), kernels_(kernels), weights_(std::move(weights)), owner_(getpid()) {
@@ -41,9 +43,19 @@ Weight Program::weight(Format format, int n, int k, int64_t offset) const {
   const int k_padded = padded(k, info.integer ? std::max(info.block_inputs, kGroup) : 2);
   const int64_t panel = int64_t(k_padded) / info.block_inputs * info.block_bytes;
   const int64_t bytes = padded(n, kPanel) / kPanel * panel;
-  require(offset >= 0 && offset % 64 == 0 && offset + bytes <= weights_.size(),
-          "a packed weight lies outside of the file");
-  return {format, weights_.data() + offset, n, k_padded, panel};
+  require(offset >= 0 && offset % 64 == 0, "a packed weight starts off a 64-byte border");
+  const int64_t behind = offset - padded_bytes(weights_.size());
+  const Region& region = behind < 0 ? weights_ : appended_;
+  const int64_t at = behind < 0 ? offset : behind;
+  require(at + bytes <= region.size(), "a packed weight lies outside of the file");
+  return {format, region.data() + at, n, k_padded, panel};
+}
+
+void Program::append(const uint8_t* bytes, int64_t size) {
+  require(appended_.size() == 0, "weights are appended once");
+  if (size == 0) return;
+  appended_ = Region(size, true);
+  std::memcpy(appended_.data(), bytes, size);
 }
 
 // A row op on units of `columns`: its operands exist and are wide enough, its span divides the unit.

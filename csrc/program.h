@@ -93,6 +93,8 @@ class Program {
   ~Program();
 
   int slot(int width);
+  // More packed weights, once, copied: their offsets go on behind the file, from the next 64 bytes.
+  void append(const uint8_t* bytes, int64_t size);
   Weight weight(Format format, int n, int k, int64_t offset) const;
   void add(Phase phase);
   void finish();  // after the last phase: cuts work, allocates the arena
@@ -106,7 +108,7 @@ class Program {
   const int max_rows;
   int threads() const { return team_.size(); }
   const char* isa() const { return kernels_.name; }
-  int64_t weight_bytes() const { return weights_.size(); }
+  int64_t weight_bytes() const { return weights_.size() + appended_.size(); }
   int64_t scratch_bytes() const { return arena_.size() + shared_.size(); }
   const std::vector<Phase>& phases() const { return phases_; }
   // Nanoseconds each phase took on worker 0 since the last call, barrier included.
@@ -132,7 +134,7 @@ class Program {
 
   Team team_;
   const Kernels& kernels_;
-  Region weights_, arena_, shared_;
+  Region weights_, appended_, arena_, shared_;
   std::vector<int> width_, stride_;
   std::vector<float*> slots_;
   std::vector<Phase> phases_;

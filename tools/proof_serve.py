@@ -6,7 +6,7 @@
 overload: ten times what the server can do. Refusals say when to come again, what was accepted
 finishes whole, memory stays, and the first request after the flood is answered soon.
 lives: requests that end, are cancelled, time out or hang up. No page, thread, descriptor or memory
-is lost.
+is lost, and memory stays below what the server said at its start.
 """
 
 from __future__ import annotations
@@ -64,7 +64,16 @@ def body_of(number: int, prompt: int, reply: int, **more: Any) -> dict[str, Any]
 class Server:
     def __init__(self, model: str, *options: str) -> None:
         command = [sys.executable, "-m", "qwell", "serve", model, "--port", str(PORT), *options]
-        self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        self._log = Path("build") / f"proof-serve-{PORT}.log"
+        self._log.parent.mkdir(exist_ok=True)
+        with self._log.open("w") as out:
+            self.process = subprocess.Popen(command, stderr=out)
+
+    def budget(self) -> int:
+        """KB that it said it takes at most."""
+        told = re.search(r"memory +at most ([\d.]+) GB", self._log.read_text())
+        assert told, "the report has no line about memory"
+        return int(float(told[1]) * 1e6)
 
     async def ready(self) -> None:
         for _ in range(600):
@@ -96,7 +105,7 @@ class Server:
 
 
 async def overload(args: argparse.Namespace) -> bool:
-    server = Server(args.model, "--max-wait", "4", "--kv-budget", "256M")
+    server = Server(args.model, "--max-wait", "4", "--kv-budget", "256MB")
     await server.ready()
     begin, tasks = time.perf_counter(), 48
     await asyncio.gather(*(ask(body_of(i, 64, 16)) for i in range(tasks)))
@@ -139,7 +148,7 @@ async def overload(args: argparse.Namespace) -> bool:
 
 
 async def lives(args: argparse.Namespace) -> bool:
-    server, rng = Server(args.model, "--kv-budget", "256M", "--ctx", "4096"), Random(3)
+    server, rng = Server(args.model, "--kv-budget", "256MB", "--ctx", "4096"), Random(3)
     await server.ready()
     ends: Counter[str] = Counter()
     facts: list[dict[str, int]] = []
@@ -183,7 +192,10 @@ async def lives(args: argparse.Namespace) -> bool:
     growth = last["VmRSS"] / begin["VmRSS"] - 1
     print(f"{args.requests:,} requests: {dict(ends)}; {end['qwell_pages_used']:.0f} pages held")
     print(f"at a tenth {begin}, at the end {last}: memory {growth:+.2%}")
-    fine = end["qwell_pages_used"] == 0 and growth < 0.02
+    print(
+        f"memory at most {server.budget() // 1000} MB by its report, {last['VmRSS'] // 1000} used"
+    )
+    fine = end["qwell_pages_used"] == 0 and growth < 0.02 and last["VmRSS"] < server.budget()
     fine &= last["Threads"] <= begin["Threads"] and last["descriptors"] <= begin["descriptors"]
     return fine and server.stop() == 0
 

@@ -1,4 +1,4 @@
-"""The peers' environments: one venv each, built from package names when it is first needed.
+"""Environments of peers and clients: one venv each, built from package names when first needed.
 
 llama.cpp is compiled here, at its best for this machine or held to an older instruction set; the
 two C++ flags keep GCC 12 from dropping stores that AMX's tile configuration reads. torch is
@@ -39,6 +39,9 @@ _AVX2 = "-DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16
 _AVX512 = "".join(f" -DGGML_AVX512{part}=ON" for part in ("", "_VBMI", "_VNNI", "_BF16"))
 _OFF = " -DGGML_AVX_VNNI=OFF -DGGML_AMX_TILE=OFF -DGGML_AMX_INT8=OFF -DGGML_AMX_BF16=OFF"
 
+# What Qwen-Agent imports and does not name stands behind it.
+_AGENT = ("qwen-agent==0.0.34", "openai==3.54.0", "numpy", "soundfile", "tqdm", "python-dateutil")
+
 RECIPES = {
     "llama": _llama("-DGGML_NATIVE=ON"),
     "llama-avx512": _llama(_AVX2 + _AVX512 + _OFF),
@@ -52,6 +55,9 @@ RECIPES = {
     "transformers": Recipe(
         "torch, transformers", ("-c", str(CONSTRAINTS), "torch", "transformers", "numpy")
     ),
+    # clients whose needs would crowd ours; tests/server runs them
+    "lm-eval": Recipe("lm_eval, aiohttp", ("lm_eval[api]==0.4.13",)),
+    "qwen-agent": Recipe("qwen_agent.agents", _AGENT),
 }
 
 

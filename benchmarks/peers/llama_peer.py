@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 import llama_cpp as llama
+
 from serve import Setting, Times, serve
 
 ROWS = 2048

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import openvino
 import openvino_genai as genai
+
 from serve import Setting, Times, serve
 
 END = 151_645

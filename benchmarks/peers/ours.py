@@ -14,11 +14,10 @@ from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
-from serve import Setting, Times, serve
-
 from qwell.engine.load import load
 from qwell.model.batch import PAGE_SIZE, Batch
 from qwell.native import NativeModel
+from serve import Setting, Times, serve
 
 
 def chunks(lengths: list[int], max_rows: int) -> Iterator[list[tuple[int, int, int]]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import transformers
+
 from serve import Setting, Times, serve
 
 SETTINGS = [{"dtype": "bfloat16"}, {"dtype": "float32"}]

@@ -72,3 +72,16 @@ class MemoryBudgetError(QwellError):
     """The weights or the KV cache do not fit in memory."""
 
     exit_code = 10
+
+
+class DataError(QwellError):
+    """A record of a data set that is wrong, or data that is not what a run began with. Names the
+    file and the line."""
+
+    exit_code = 11
+
+
+class TrainingError(QwellError):
+    """A run that cannot start or go on: it does not fit, does not learn, or its data does not."""
+
+    exit_code = 12

@@ -42,13 +42,15 @@ class Facts:
     compared: int = 0
     replies: int = 0
     evictions: int = 0
+    cached: int = 0
     cancelled: int = 0
     stopped: int = 0
 
     def __str__(self) -> str:
         return (
-            f"{self.compared:,} rows compared, {self.replies:,} replies, {self.evictions:,} "
-            f"evictions, {self.cancelled:,} cancels, {self.stopped:,} stop strings"
+            f"{self.compared:,} rows compared, {self.replies:,} replies, {self.cached:,} tokens "
+            f"from the cache, {self.evictions:,} evictions, {self.cancelled:,} cancels, "
+            f"{self.stopped:,} stop strings"
         )
 
     def fingerprint(self) -> str:
@@ -138,6 +140,9 @@ class Arrival:
     """The step before which it is submitted."""
     cancel: int | None
     """The step before which it is cancelled, if it has not ended."""
+    after: int | None = None
+    """Its prompt begins with the prompt and the reply, as far as that has come, of this arrival:
+    the next turn of a conversation."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +155,10 @@ class Schedule:
 
 
 def draw_schedule(rng: Random, limits: Limits) -> Schedule:
-    """A rush, where many begin at once and all soon need a page more than there is, or anything."""
-    rush = rng.random() < 0.3
+    """A rush, where many begin at once and all soon need a page more than there is; a talk, whose
+    turns share whole pages; or anything."""
+    kind = rng.choice(("rush", "talk", "any"))
+    rush, talk = kind == "rush", kind == "talk"
     context = min(limits.contexts) if rush else rng.choice(limits.contexts)
     pages = pages_for(context)
     crowd = Settings(
@@ -159,7 +166,7 @@ def draw_schedule(rng: Random, limits: Limits) -> Schedule:
         max_seqs=8 if rush else rng.choice((1, 3, 8, 16)),
         max_rows=rng.choice((17, 18, 33, 64, 100, 256)),
         num_pages=pages + (0 if rush else rng.choice((0, 0, 1, 4, 40))),
-        prefix_cache=rng.random() < 0.5,
+        prefix_cache=talk or rng.random() < 0.5,
     )
     alone = Settings(context, max_seqs=1, max_rows=rng.choice((2, 48, 256)), num_pages=pages)
     step, arrivals = 0, []
@@ -167,23 +174,33 @@ def draw_schedule(rng: Random, limits: Limits) -> Schedule:
         step += 0 if rush else rng.choice((0, 0, 1, 2, 7))
         longest = 64 if rush else context - 20
         request = Request(
-            prompt_ids=draw_prompt(rng, limits, longest),
+            prompt_ids=draw_prompt(rng, limits, longest, talk),
             params=draw_params(rng, limits, rush),
             choice=rng.choice((0, 0, 1)),
-            key=rng.choice(("", "", "other")),
+            key=rng.choice(("", "", "" if talk else "other", "other")),
             priority=rng.choice((0, 0, 1)),
         )
         cancel = step + rng.randint(0, 12) if rng.random() < 0.15 else None
-        arrivals.append(Arrival(request, step, cancel))
+        after = None
+        if arrivals and not rush and rng.random() < (0.7 if talk else 0.2):
+            after = rng.randrange(len(arrivals))
+            step += rng.choice((0, 3, 12, 25))  # so that there is a reply
+            cancel = None
+        arrivals.append(Arrival(request, step, cancel, after))
     read_at = rng.randint(0, 20) if rng.random() < 0.2 else None
     return Schedule(crowd, alone, tuple(arrivals), read_at)
 
 
-def draw_prompt(rng: Random, limits: Limits, longest: int) -> tuple[int, ...]:
+def draw_prompt(rng: Random, limits: Limits, longest: int, talk: bool) -> tuple[int, ...]:
     """One of a few texts, cut anywhere, often just before the end of a page: prompts of one
-    schedule begin alike, and replies soon need another page."""
-    length = rng.choice((1, 17, 55, 60, 63, 64, 65, 124, rng.randint(1, longest)))
-    ids = np.random.default_rng(rng.randint(0, 3)).integers(0, limits.vocab_size, longest)
+    schedule begin alike, and replies soon need another page. Of a talk it is longer than a page,
+    often by one token: all but one of its rows are in the cache."""
+    if talk:
+        length = rng.choice((65, 100, 128, 129, 130, 193, rng.randint(65, longest)))
+    else:
+        length = rng.choice((1, 17, 55, 60, 63, 64, 65, 124, rng.randint(1, longest)))
+    text = rng.randint(0, 1 if talk else 3)
+    ids = np.random.default_rng(text).integers(0, limits.vocab_size, longest)
     return tuple(ids[:length].tolist())
 
 
@@ -219,10 +236,11 @@ def hunt(
     together, single = Witness(crowd, facts), Witness(alone, facts)
     engine = schedule.crowd.engine(together, tokenizer)
     replies = play(engine, schedule.arrivals, schedule.read_at, facts)
-    for arrival, reply in zip(schedule.arrivals, replies, strict=True):
+    for reply in replies:
         fresh = schedule.alone.engine(single, tokenizer)
-        compare(reply, play(fresh, (Arrival(arrival.request, 0, None),), None, facts)[0])
+        compare(reply, play(fresh, (Arrival(reply.request, 0, None),), None, facts)[0])
         facts.replies += 1
+        facts.cached += reply.num_cached
         facts.cancelled += reply.completion is None
         facts.stopped += reply.completion is not None and reply.completion.stop_reason is not None
     if schedule.read_at is not None:
@@ -239,7 +257,7 @@ def play(
     replies: list[Reply] = []
     last = max(read_at or 0, *(a.at for a in arrivals))
     for step in count():
-        replies += [engine.submit(a.request) for a in arrivals if a.at == step]
+        replies += [engine.submit(_request(engine, a, replies)) for a in arrivals if a.at == step]
         before = [reply.computed for reply in replies]
         if step == read_at:
             list(engine.logits(arrivals[0].request.prompt_ids))
@@ -254,6 +272,15 @@ def play(
     if engine.cache.num_free != engine.cache.pool.num_pages:
         raise Difference("pages are still held after the last reply")
     return replies
+
+
+def _request(engine: Engine, arrival: Arrival, replies: list[Reply]) -> Request:
+    """What is asked when its time has come. A turn that does not fit begins anew."""
+    request = arrival.request
+    if arrival.after is None or arrival.after >= len(replies):
+        return request
+    ids = (*replies[arrival.after].tokens, *request.prompt_ids[:3])
+    return request if len(ids) > engine.max_context - 20 else replace(request, prompt_ids=ids)
 
 
 def compare(reply: Reply, single: Reply) -> None:

@@ -205,11 +205,11 @@ def test_what_the_catalogue_knows_of_a_gguf_counts(model: Path) -> None:
     entry = Entry(name="n", repo="o/r", generation=known)
     found = GenerationConfig(eos_token_ids=(263,), temperature=1.0)
     resolved = ResolvedModel(name="n", paths=(model,), kind="gguf", entry=entry)
-    merged = module._generation(resolved, found)
+    merged = module.generation_of(resolved, found)
     assert replace(merged, eos_token_ids=()) == replace(known, eos_token_ids=())
     assert sorted(merged.eos_token_ids) == [262, 263]
-    assert module._generation(replace(resolved, kind="folder"), found) == found
-    assert module._generation(replace(resolved, entry=None), found) == found
+    assert module.generation_of(replace(resolved, kind="folder"), found) == found
+    assert module.generation_of(replace(resolved, entry=None), found) == found
 
 
 @pytest.mark.parametrize(

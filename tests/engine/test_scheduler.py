@@ -99,3 +99,10 @@ def test_a_text_is_no_loop() -> None:
     assert not ends_in_loop([])
     assert not ends_in_loop([i * i % 251 + i for i in range(2000)])
     assert not ends_in_loop([*range(65)] * 20)  # a longer period may be a table
+
+
+def test_many_streams_do_not_stop_prompts() -> None:
+    """Replies alone take longer than a step should: prompts still get a quarter of the time."""
+    pace = Pace(goal_s=0.15)
+    steps = play(pace, 0.24, 0.001, steps=60)
+    assert steps[-1] == pytest.approx(0.24 / 0.75, rel=0.1)

@@ -84,8 +84,16 @@ def test_better_of_two(found: Ceilings) -> None:
 
 def test_compute_is_the_highest_peak(found: Ceilings) -> None:
     assert replace(found, amx_int8_gops=1e9).compute == ("amx_int8_gops", 1e9)
-    bare = replace(found, int8_gops=None, bf16_gflops=None)
+    others = ("int8_gops", "bf16_gflops", "amx_int8_gops", "amx_bf16_gflops")
+    bare = replace(found, **dict.fromkeys(others))
     assert bare.compute == ("f32_gflops", found.f32_gflops)
+
+
+def test_prompts_are_held_against_the_tiles_they_use(found: Ceilings) -> None:
+    tiles = replace(found, amx_int8_gops=2e9, amx_bf16_gflops=1e9)
+    assert tiles.prompt_compute(on_tiles=True) == ("amx_bf16_gflops", 1e9)
+    vectors = replace(found, int8_gops=3e9)
+    assert vectors.prompt_compute(on_tiles=False) == ("int8_gops", 3e9)
 
 
 def test_whole_measurement_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,9 +37,9 @@ def chat_tokenizer() -> Tokenizer:
     return Tokenizer(Vocabulary(MERGES, added, frozenset(added[t] for t in _SPECIAL), EOS))
 
 
-def says(*texts: str) -> LLM:
+def says(*texts: str, seen: list[str] | None = None) -> LLM:
     """A model whose n-th reply to a chat is the n-th text (the last one again and again): it
-    finds where its turn began by the last <|im_start|>assistant line."""
+    finds where its turn began by the last <|im_start|>assistant line. `seen` gets its prompts."""
     tokenizer = chat_tokenizer()
     start = tokenizer.encode("<|im_start|>assistant\n", allow_special=True)
     scripts = [tokenizer.encode(text, allow_special=True) for text in texts]
@@ -47,6 +47,8 @@ def says(*texts: str) -> LLM:
     def next_id(known: list[int]) -> int:
         starts = [i for i in range(len(known)) if known[i : i + len(start)] == start]
         at = len(known) - starts[-1] - len(start) if starts else 0
+        if seen is not None and at == 0:
+            seen.append(tokenizer.decode(known))
         script = scripts[min(len(starts) - 1, len(scripts) - 1)] if starts else []
         return script[at] if at < len(script) else EOS
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,16 @@ def test_a_key_has_its_limits(tmp_path: Path) -> None:
         assert 0 < int(reply.headers["retry-after"]) <= 60
         assert error_of(reply)["code"] == "rate_limit"
         assert error_of(server.post(path, body, headers=ann))["code"] == "concurrency_limit"
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_prompts_are_logged_only_if_asked(asked: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Not even where a request fails."""
+    caplog.set_level(logging.DEBUG)
+    with live(says("Yes."), log_prompts=asked) as server:
+        assert server.chat("a secret thing").status_code == 200
+        assert server.chat("a secret thing", temperature=9).status_code == 400
+        body = {"prompt": "a secret thing", "max_tokens": 1}
+        assert server.post("/v1/completions", body).status_code == 200
+        assert server.post("/tokenize", {"prompt": "a secret thing"}).status_code == 200
+    assert ("secret" in caplog.text) == asked

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.server.live import Live, error_of, live, random_llm, says
+from tests.engine.tiny import make_llm
+from tests.server.live import Live, chat_tokenizer, error_of, live, random_llm, says
 
 HI = [{"role": "user", "content": "hi"}]
 
@@ -86,6 +87,14 @@ def test_the_truth_block_tells_what_was_done(server: Live) -> None:
     assert sorted(truth["ignored"]) == ["colour", "user"]
     assert truth["choices"][0]["finish_reason"] == "length"
     assert truth["prompt_tokens_sent"] == truth["prompt_tokens_used"]
+    assert truth["adapter"] is None
+
+
+def test_the_truth_block_names_the_adapter() -> None:
+    llm = make_llm(tokenizer=chat_tokenizer(), adapter_id="0123456789abcdef")
+    with live(llm) as server:
+        reply = server.chat(max_tokens=1, qwell={"truth": True}).json()
+    assert reply["qwell"]["truth"]["adapter"] == "0123456789abcdef"
 
 
 def test_a_stream_carries_the_truth_once(server: Live) -> None:
@@ -146,3 +155,23 @@ def test_a_prompt_longer_than_the_context_is_refused_with_counts(server: Live) -
     assert reply.status_code == 400
     assert error_of(reply)["code"] == "context_length_exceeded"
     assert "512" in error_of(reply)["message"]
+
+
+def test_fields_without_effect_are_told_in_a_header(server: Live) -> None:
+    odd = {"grün\n": 2, "": 3, " x": 4}
+    reply = server.chat(max_tokens=1, user="me", colour=1, **odd)
+    told = reply.headers["x-qwell-ignored"]
+    assert told == 'colour, "gr\\u00fcn", "", "x", user'
+    assert "x-qwell-ignored" not in server.chat(max_tokens=1).headers
+    body = {"messages": HI, "max_tokens": 1, "stream": True, "colour": 1}
+    reply = server.post("/v1/chat/completions", body)
+    assert reply.headers["x-qwell-ignored"] == "colour"
+    reply = server.post("/tokenize", {"prompt": "a", "colour": 1})
+    assert reply.headers["x-qwell-ignored"] == "colour"
+    many = {f"x{i:02}": 1 for i in range(100)}
+    assert server.chat(max_tokens=1, **many).headers["x-qwell-ignored"].endswith("and 84 more")
+
+
+def test_a_request_may_step_back_but_not_forward(server: Live) -> None:
+    assert server.chat(max_tokens=1, qwell={"priority": -5}).status_code == 200
+    assert error_of(server.chat(qwell={"priority": 1}))["param"] == "qwell.priority"

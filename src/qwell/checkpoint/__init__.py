@@ -1,7 +1,8 @@
-"""Files become named tensors: safetensors folders and GGUF, checked before anything is used.
+"""Files become named tensors, and named tensors files: safetensors folders, GGUF, adapters.
 
-`open_checkpoint` maps the files and checks every size, name and shape; no weight is read until
-it is asked for. No pickle is ever opened and no code from a model is ever run.
+`open_checkpoint` maps the files and checks every size, name and shape before anything is used; no
+weight is read until it is asked for. `write_hf` and `write_gguf` write a slab at a time. No pickle
+is ever opened and no code from a model is ever run.
 """
 
 from __future__ import annotations
@@ -9,12 +10,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from qwell.checkpoint.adapter import Adapter, Lora, merged, open_adapter
+from qwell.checkpoint.encode import Source
 from qwell.checkpoint.folder import PICKLES, open_folder, refuse_pickle
 from qwell.checkpoint.gguf_model import open_gguf
+from qwell.checkpoint.save_adapter import write_adapter
+from qwell.checkpoint.save_folder import write_hf
+from qwell.checkpoint.save_gguf import write_gguf
 from qwell.checkpoint.tensor import Checkpoint, Tensor, check_finite
 from qwell.errors import CheckpointError, NotFoundError
 
-__all__ = ["Checkpoint", "Tensor", "check_finite", "open_checkpoint"]
+__all__ = [
+    "Adapter",
+    "Checkpoint",
+    "Lora",
+    "Source",
+    "Tensor",
+    "check_finite",
+    "merged",
+    "open_adapter",
+    "open_checkpoint",
+    "write_adapter",
+    "write_gguf",
+    "write_hf",
+]
 
 
 def open_checkpoint(path: Path | Sequence[Path]) -> Checkpoint:

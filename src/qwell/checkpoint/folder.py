@@ -132,7 +132,7 @@ def _generation(
         generation = GenerationConfig.from_dict(present)
     except (OverflowError, TypeError, ValueError) as error:
         raise CheckpointError(f"{where}: a key has the wrong type ({error})") from error
-    _check_range(generation, where)
+    check_range(generation, where)
     return replace(generation, eos_token_ids=tuple(ids) or generation.eos_token_ids)
 
 
@@ -148,7 +148,8 @@ def _end_ids(raw: Mapping[str, Any], where: Path) -> list[int]:
     return ids
 
 
-def _check_range(generation: GenerationConfig, where: Path) -> None:
+def check_range(generation: GenerationConfig, where: Path) -> None:
+    """Raises CheckpointError for sampling values that no sampler can take."""
     sound = {
         "temperature": 0 <= generation.temperature < 100,
         "top_p": 0 < generation.top_p <= 1,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qwell.checkpoint.folder import check_range
 from qwell.checkpoint.gguf import GgufFile, read_gguf
 from qwell.checkpoint.mapped import quoted
 from qwell.checkpoint.names import EMBEDDING, HEAD, checked, from_gguf, model_config
@@ -202,9 +203,34 @@ def _generation(file: GgufFile, config: ModelConfig) -> GenerationConfig:
     ids = [eos]
     if instruct or "tokenizer.chat_template" in metadata:
         ids += ends
-    values = _defaults(name, config.hidden_size) if instruct else _GREEDY
+    values = _stated(file) or (_defaults(name, config.hidden_size) if instruct else _GREEDY)
     known = tuple(dict.fromkeys(i for i in ids if i is not None))
     return replace(values, eos_token_ids=known or values.eos_token_ids)
+
+
+def _stated(file: GgufFile) -> GenerationConfig | None:
+    """The file's own general.sampling.* keys, if it has them; a temperature of 0 is greedy."""
+    found: dict[str, float] = {}
+    for name, key in _SAMPLING.items():
+        value = file.metadata.scalar(f"general.sampling.{key}")
+        if isinstance(value, bool) or not isinstance(value, int | float | None):
+            raise CheckpointError(f"{file.path}: general.sampling.{key} is not a number")
+        if value is not None:
+            found[name] = _shortest(value) if isinstance(value, float) else value
+    if "temperature" not in found:
+        return None
+    sampled = found["temperature"] > 0
+    own = GenerationConfig.from_dict(found | {"do_sample": sampled})
+    check_range(own, file.path)
+    return own if sampled else replace(own, temperature=1.0, top_p=1.0, top_k=0)
+
+
+_SAMPLING = {
+    "temperature": "temp",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "repetition_penalty": "penalty_repeat",
+}
 
 
 def _eos(file: GgufFile, vocab_size: int) -> int | None:

@@ -18,6 +18,7 @@ def batch(
     threads: int | None = None,
     int8: bool = False,
     kv_dtype: str | None = None,
+    adapter: str | None = None,
     chat_template: str | None = None,
     strict: bool = False,
 ) -> None:
@@ -38,6 +39,7 @@ def batch(
         threads=threads,
         int8=int8,
         kv_dtype=kv_dtype,
+        adapter=adapter,
         template=template,
         room=Room(max_seqs=32, kv_budget="auto"),
     )

@@ -32,11 +32,12 @@ def bench(
     threads: int | None = None,
     int8: bool = False,
     kv_dtype: str | None = None,
+    adapter: str | None = None,
     as_json: bool = False,
 ) -> None:
     """Prints a table, or one JSON object."""
     # bench makes its own contexts
-    llm = open_model(model, ctx=1, threads=threads, int8=int8, kv_dtype=kv_dtype)
+    llm = open_model(model, ctx=1, threads=threads, int8=int8, kv_dtype=kv_dtype, adapter=adapter)
     from qwell.checkpoint import open_checkpoint
     from qwell.eval import speed
     from qwell.hub.resolve import resolve
@@ -47,7 +48,7 @@ def bench(
         llm,
         [speed.Work(batch=n, prompt_tokens=prompt_tokens, gen_tokens=gen_tokens) for n in batch],
         params=params,
-        weight_bytes=speed.weight_bytes(checkpoint),
+        weight_bytes=speed.weight_bytes(checkpoint) + backend.adapter_bytes,
         repeat=repeat,
         progress=note,
     )
@@ -57,7 +58,8 @@ def bench(
         "threads": backend.num_threads,
         "repeat": repeat,
         "sampling": {name: getattr(params, name) for name in _SAMPLING},
-        "kl": _kl(llm, model, int8, checkpoint if kl else None),
+        "adapter": llm.adapter_id or None,
+        "kl": _kl(llm, model, int8, checkpoint if kl else None, adapter),
         "runs": [speed.summary(runs) for runs in found],
         "ceilings": asdict(ceilings),
     }
@@ -74,9 +76,12 @@ def _params(llm: LLM, greedy: bool) -> SamplingParams:
     return SamplingParams(temperature=0) if greedy else SamplingParams.defaults(llm.generation)
 
 
-def _kl(llm: LLM, model: str, int8: bool, checkpoint: Checkpoint | None) -> Json | None:
+def _kl(
+    llm: LLM, model: str, int8: bool, checkpoint: Checkpoint | None, adapter: str | None
+) -> Json | None:
     """Mean KL to float32 of both paths and where the figures are from: measured now on one short
-    window if a checkpoint is given, else what `qwell verify` found; None if it never ran."""
+    window if a checkpoint is given, else what `qwell verify` found; None if it never ran, or spoke
+    of the model without its adapter."""
     from qwell.engine.packed import packed_folder
     from qwell.eval import speed
     from qwell.eval.recorded import recorded
@@ -86,9 +91,11 @@ def _kl(llm: LLM, model: str, int8: bool, checkpoint: Checkpoint | None) -> Json
         from qwell.eval import parity
 
         note("measuring the divergence from float32")
-        paths = parity.one_window(llm, checkpoint, _KL_WINDOW)
+        paths = parity.one_window(llm, checkpoint, _KL_WINDOW, adapter=adapter)
         means = {path: found.kl_mean for path, found in paths.items()}
         return means | {"windows": 1, "window_tokens": _KL_WINDOW, "date": None}
+    if adapter is not None:
+        return None
     report = recorded(packed_folder(resolve(model), int8=int8), speed.check_backend(llm).kv_dtype)
     if report is None:
         return None

@@ -37,6 +37,7 @@ def chat(
     threads: int | None = None,
     int8: bool = False,
     kv_dtype: str | None = None,
+    adapter: str | None = None,
     **sampling: Any,
 ) -> None:
     """Talks until the input ends; `sampling` holds what was given of SamplingParams."""
@@ -45,7 +46,13 @@ def chat(
     check_sampling(sampling)
     template = None if chat_template is None else read_template(chat_template)
     llm = open_model(
-        model, ctx=ctx, threads=threads, int8=int8, kv_dtype=kv_dtype, template=template
+        model,
+        ctx=ctx,
+        threads=threads,
+        int8=int8,
+        kv_dtype=kv_dtype,
+        adapter=adapter,
+        template=template,
     )
     talk = Chat(llm, sampling)
     if system is not None:

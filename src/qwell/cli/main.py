@@ -34,6 +34,9 @@ COMMANDS = {
     "tokenize": ("qwell.cli.tokenize:tokenize", "Show how a model reads a text."),
     "verify": ("qwell.cli.verify:verify", "Compare the program with its float32 reference."),
     "bench": ("qwell.cli.bench:bench", "Measure speed, and how near it is to the machine's best."),
+    "train": ("qwell.cli.train:train", "Learn: pre-training, fine-tuning, LoRA, a whole life."),
+    "export": ("qwell.cli.export:export", "Write a model as a Hugging Face folder or a GGUF."),
+    "merge": ("qwell.cli.export:merge", "Write a model with an adapter merged into it."),
     "doctor": ("qwell.cli.doctor:doctor", "Check this machine and this installation."),
 }
 
@@ -85,8 +88,11 @@ def _invoke(argv: list[str]) -> None:
         raise UsageError(f"there is no command {name!r}: {hint}")
     else:
         place, text = COMMANDS[name]
-        arguments = Parser(name, text, OPTIONS[name]).parse(argv[1:])
         module, _, function = place.partition(":")
+        if name not in OPTIONS:  # it has subcommands and reads its line itself
+            getattr(import_module(module), function)(argv[1:])
+            return
+        arguments = Parser(name, text, OPTIONS[name]).parse(argv[1:])
         getattr(import_module(module), function)(**arguments)
 
 

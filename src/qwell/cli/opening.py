@@ -41,6 +41,7 @@ def open_model(
     threads: int | None,
     int8: bool = False,
     kv_dtype: str | None = None,
+    adapter: str | None = None,
     template: ChatTemplate | None = None,
     room: Room | None = None,
 ) -> LLM:
@@ -58,6 +59,7 @@ def open_model(
             backend=backend,
             int8=int8,
             kv_dtype=kv_dtype,
+            adapter=adapter,
             room=room,
             progress=progress,
         )

@@ -119,6 +119,13 @@ INT8 = Option("--int8", action="store_true", help="pack float weights to int8: h
 KV_DTYPE = Option(
     "--kv-dtype", choices=("bf16", "int8"), help="of keys and values; int8 takes half the memory"
 )
+ADAPTER = Option("--adapter", metavar="DIR", help="run with this PEFT adapter of the model")
+OUT = Option("out", metavar="OUT", help="the folder or file to write")
+FORCE = Option("--force", action="store_true", help="replace what is there")
+FORMAT = Option("--format", choices=("hf", "gguf"), help="a Hugging Face folder (hf) or a GGUF")
+DTYPE = Option(
+    "--dtype", choices=("bf16", "f32", "f16", "q8_0"), help="of the weights (bf16); q8_0: gguf only"
+)
 STRUCTURE = (
     Option("--json-schema", type=text, metavar="FILE|JSON", help="answer with JSON that fits it"),
     Option("--json-object", action="store_true", help="answer with a JSON object"),
@@ -165,10 +172,11 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         THREADS,
         INT8,
         KV_DTYPE,
+        ADAPTER,
         Option("--stats", action="store_true", help="counts and speed, to stderr"),
         *SAMPLING,
     ),
-    "chat": (MAYBE_MODEL, SYSTEM, TEMPLATE, CTX, THREADS, INT8, KV_DTYPE, *SAMPLING),
+    "chat": (MAYBE_MODEL, SYSTEM, TEMPLATE, CTX, THREADS, INT8, KV_DTYPE, ADAPTER, *SAMPLING),
     "serve": (
         MODEL,
         Option("--host", metavar="ADDRESS", help="address to listen on (127.0.0.1)"),
@@ -177,6 +185,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         CTX,
         Option("--kv-budget", type=size, metavar="SIZE", help="memory for keys and values"),
         KV_DTYPE,
+        ADAPTER,
         INT8,
         THREADS,
         TEMPLATE,
@@ -200,6 +209,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         THREADS,
         INT8,
         KV_DTYPE,
+        ADAPTER,
         TEMPLATE,
         Option("--strict", action="store_true", help="refuse fields nobody knows"),
     ),
@@ -230,6 +240,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         THREADS,
         INT8,
         KV_DTYPE,
+        ADAPTER,
         AS_JSON,
     ),
     "bench": (
@@ -248,7 +259,17 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         THREADS,
         INT8,
         KV_DTYPE,
+        ADAPTER,
         AS_JSON,
+    ),
+    "export": (MODEL, OUT, FORMAT, DTYPE, FORCE),
+    "merge": (
+        MODEL,
+        Option("--adapter", metavar="DIR", required=True, help="the PEFT adapter to merge"),
+        OUT,
+        FORMAT,
+        DTYPE,
+        FORCE,
     ),
     "doctor": (),
 }

@@ -29,6 +29,7 @@ def run(
     threads: int | None = None,
     int8: bool = False,
     kv_dtype: str | None = None,
+    adapter: str | None = None,
     stats: bool = False,
     json_schema: str | None = None,
     json_object: bool = False,
@@ -47,7 +48,13 @@ def run(
     head = [] if system is None else [{"role": "system", "content": system}]
     template = None if chat_template is None else read_template(chat_template)
     llm = open_model(
-        model, ctx=ctx, threads=threads, int8=int8, kv_dtype=kv_dtype, template=template
+        model,
+        ctx=ctx,
+        threads=threads,
+        int8=int8,
+        kv_dtype=kv_dtype,
+        adapter=adapter,
+        template=template,
     )
     reading = Progress("reading the prompt")
     pieces = llm.stream(

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qwell.cli.opening import open_model, read_template
 from qwell.cli.terminal import note
-from qwell.errors import UsageError
+from qwell.errors import MemoryBudgetError, UsageError
+
+if TYPE_CHECKING:
+    from qwell.engine.llm import LLM
 
 
 def serve(
@@ -19,6 +25,7 @@ def serve(
     ctx: int | None = None,
     kv_budget: int | None = None,
     kv_dtype: str | None = None,
+    adapter: str | None = None,
     int8: bool = False,
     threads: int | None = None,
     chat_template: str | None = None,
@@ -64,6 +71,7 @@ def serve(
             threads=threads,
             int8=int8,
             kv_dtype=kv_dtype,
+            adapter=adapter,
             template=template,
             room=Room(max_seqs=max_seqs, kv_budget=kv_budget or "auto"),
         )
@@ -71,13 +79,32 @@ def serve(
             max_queued=max_queue, max_queued_tokens=max_queue_tokens, max_wait_s=max_wait
         )
         log_to_stderr()
-        speed = measured_speed(llm)
-        app = App(Served(llm, Service(llm, limits), settings, aliases=(model,)), Gate(tenants))
+        ceiling = memory_ceiling(llm)
+        speed = measured_speed(llm, ceiling)
+        served = Served(
+            llm, Service(llm, limits), settings, aliases=(model,), ceiling_gb_per_s=ceiling
+        )
+        app = App(served, Gate(tenants))
         pages = app.served.service.snapshot().pages_total
         memory = kv_bytes(llm.config, pages * PAGE_SIZE, kv_dtype or "bf16")
-        for line in report(app, sock.getsockname()[:2], speed, memory):
+        weights = getattr(llm.backend, "memory_bytes", 4 * llm.config.num_parameters)
+        address = sock.getsockname()[:2]
+        for line in report(app, address, speed, weight_bytes=weights, kv_bytes=memory):
             note(line)
+        gc.collect()
+        gc.freeze()  # what is loaded stays: looking through it again and again would stop streams
         Server(app, sock, note).run_here()
+
+
+def memory_ceiling(llm: LLM) -> float | None:
+    """GB/s this machine's memory gives the model's threads; None where it cannot be measured."""
+    from qwell.engine.memory import available_bytes
+    from qwell.native.probe import Probe
+
+    threads = getattr(llm.backend, "num_threads", None)
+    with suppress(MemoryBudgetError):
+        return Probe(threads, room=available_bytes()).bandwidth()
+    return None
 
 
 def key(name: str) -> None:

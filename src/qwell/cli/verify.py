@@ -18,6 +18,7 @@ def verify(
     threads: int | None = None,
     int8: bool = False,
     kv_dtype: str | None = None,
+    adapter: str | None = None,
     as_json: bool = False,
 ) -> None:
     """Prints the report. Raises QwellError if a bar is not met."""
@@ -32,6 +33,7 @@ def verify(
         num_threads=threads,
         int8=int8,
         kv_dtype=kv_dtype,
+        adapter=adapter,
         progress=note,
     )
     print(json.dumps(report.to_dict()) if as_json else report.table())

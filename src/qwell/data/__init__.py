@@ -1,1 +1,1 @@
-"""Text becomes rows a model can learn from: read, clean, mix, render, pack. NumPy only, no torch."""
+"""Text becomes rows a model can learn from: read, clean, mix, render, pack. No torch."""

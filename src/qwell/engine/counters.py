@@ -6,6 +6,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 
 BOUNDS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.6, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+BOUNDS_BATCH = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,19 @@ class Histogram:
 class Tally:
     """A histogram that grows."""
 
-    counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_S) + 1))
+    bounds: tuple[float, ...] = BOUNDS_S
+    counts: list[int] = field(default_factory=list)
     total: float = 0.0
 
-    def add(self, seconds: float) -> None:
-        self.counts[bisect_left(BOUNDS_S, seconds)] += 1
-        self.total += seconds
+    def __post_init__(self) -> None:
+        self.counts = self.counts or [0] * (len(self.bounds) + 1)
+
+    def add(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
 
     def frozen(self) -> Histogram:
-        return Histogram(BOUNDS_S, tuple(self.counts), self.total)
+        return Histogram(self.bounds, tuple(self.counts), self.total)
 
 
 @dataclass
@@ -43,13 +48,22 @@ class Counters:
     cache_hit_tokens: int = 0
     reply_s: float = 0.0
     """How long a reply takes from its first row to its end, the last ones counting most."""
+    read_gb_per_s: float = 0.0
+    """Memory read by steps without prompt rows, the last ones counting most."""
     step: Tally = field(default_factory=Tally)
+    batch: Tally = field(default_factory=lambda: Tally(BOUNDS_BATCH))
+    """Replies that a step moved on."""
     ttft: Tally = field(default_factory=Tally)
     gap: Tally = field(default_factory=Tally)
 
-    def add_step(self, seconds: float) -> None:
+    def add_step(self, seconds: float, replies: int, read_bytes: int | None) -> None:
+        """read_bytes: of weights, keys and values; None for a step that read a prompt."""
         self.steps += 1
         self.step.add(seconds)
+        self.batch.add(replies)
+        if read_bytes:
+            rate = read_bytes / seconds * 1e-9
+            self.read_gb_per_s += (0.05 if self.read_gb_per_s else 1) * (rate - self.read_gb_per_s)
 
     def add_start(self, prompt_tokens: int, cached_tokens: int) -> None:
         self.tokens_in += prompt_tokens
@@ -75,6 +89,9 @@ class Snapshot:
     refusals: dict[str, int]
     steps: int
     step_seconds: Histogram
+    batch_replies: Histogram
+    read_gb_per_s: float
+    """Of late, by steps that read no prompt; 0 where it is not known."""
     ttft_seconds: Histogram
     gap_seconds: Histogram
     tokens_in: int

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from qwell.engine.grammar import GrammarCompiler
 from qwell.engine.kv_cache import PagePool, pages_for
-from qwell.engine.plan import Part, batch_of
+from qwell.engine.memory import kv_bytes
+from qwell.engine.plan import Part, Shape, batch_of, shape_of
 from qwell.engine.prefix_cache import Lease, PrefixCache
 from qwell.engine.reply import Reply
 from qwell.engine.sampler import Mask, sample
@@ -43,7 +44,8 @@ class Engine:
     max_context: tokens of one request, prompt and reply. num_pages: of the KV cache, by default
     one full context; fewer are not enough. At most max_seqs requests are in a step and max_rows
     rows; the others wait in order of arrival. prefix_cache: pages of ended requests are kept while
-    there is room, for those that begin with the same tokens and have the same `Request.key`.
+    there is room, for those that begin with the same tokens and have the same `Request.key`;
+    adapter_id is part of that key.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Engine:
         max_seqs: int = 8,
         max_rows: int = 256,
         prefix_cache: bool = False,
+        adapter_id: str = "",
         load_ms: float | None = None,
     ) -> None:
         num_pages = pages_for(max_context) if num_pages is None else num_pages
@@ -65,8 +68,10 @@ class Engine:
             raise ValueError("an engine needs the pages of one context and more rows than requests")
         self.backend, self.tokenizer = backend, tokenizer
         self.eos_ids, self.load_ms = tuple(eos_ids), load_ms
+        self._adapter_id = adapter_id
         self.max_context, self.max_seqs, self.max_rows = max_context, max_seqs, max_rows
         self._num_threads: int = getattr(backend, "num_threads", 1)
+        self._kv_dtype: str = getattr(backend, "kv_dtype", "float32")
         self.vocab_size = min(backend.config.vocab_size, tokenizer.vocab_size)
         self.grammars = GrammarCompiler(tokenizer, vocab_size=self.vocab_size, eos_ids=self.eos_ids)
         self.cache = PrefixCache(
@@ -76,6 +81,8 @@ class Engine:
         )
         self._kv = backend.new_kv(num_pages)
         self.pace = Pace()
+        self.last_shape = Shape()
+        """Of the last step; of no request if it computed nothing."""
         self._arrivals = count()
         self._waiting: list[Reply] = []
         self._running: list[Reply] = []  # oldest first
@@ -169,12 +176,20 @@ class Engine:
             begin = perf_counter()
             self._admit()
             parts = self._plan()
+            self.last_shape = shape_of(parts)
             if parts:
                 self._compute(parts)
-                reading = sum(p.rows for p in parts if p.rows > 1)
-                self.pace.learn(reading, perf_counter() - begin)
+                self.pace.learn(self.last_shape.prompt_rows, perf_counter() - begin)
             elif self._waiting:
                 raise QwellError(_PAGES_HELD)
+
+    def step_bytes(self, shape: Shape) -> int | None:
+        """Weights, keys and values that a step of replies alone reads; None if the back end does
+        not say."""
+        weights: int | None = getattr(self.backend, "read_bytes", None)
+        if not weights or not shape.replies:
+            return None
+        return weights + kv_bytes(self.backend.config, shape.context, self._kv_dtype)
 
     def _compute(self, parts: list[Part]) -> None:
         for part in parts:
@@ -259,9 +274,10 @@ class Engine:
 
     def _lease(self, reply: Reply) -> Lease:
         """Of one whose prompt's logits are wanted all rows are computed: nothing is lent."""
+        key = f"{self._adapter_id}/{reply.request.key}" if self._adapter_id else reply.request.key
         if reply.params.prompt_logprobs is not None:
-            return Lease(reply.request.key)
-        return self.cache.begin(reply.request.key, reply.tokens, reply.num_prompt)
+            return Lease(key)
+        return self.cache.begin(key, reply.tokens, reply.num_prompt)
 
     def _plan(self) -> list[Part]:
         """Who computes how many of its tokens in this step: single rows first, then chunks."""

@@ -54,11 +54,14 @@ class LLM:
         generation: GenerationConfig,
         max_context: int,
         load_ms: float | None = None,
+        adapter_id: str = "",
         num_pages: int | None = None,
         max_seqs: int = 8,
         max_rows: int = 256,
     ) -> None:
         self.name, self.tokenizer, self.template = name, tokenizer, template
+        self.adapter_id = adapter_id
+        """Names the content of the adapter the model runs with; '' without one."""
         self.backend, self.generation, self.max_context = backend, generation, max_context
         self.engine = Engine(
             backend,
@@ -69,6 +72,7 @@ class LLM:
             max_seqs=max_seqs,
             max_rows=max_rows,
             prefix_cache=True,
+            adapter_id=adapter_id,
             load_ms=load_ms,
         )
 

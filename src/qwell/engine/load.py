@@ -5,7 +5,9 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from qwell.config import GenerationConfig, ModelConfig
 from qwell.engine import packed
@@ -18,6 +20,9 @@ from qwell.hub.resolve import ResolvedModel, resolve
 from qwell.text.template import ChatTemplate
 from qwell.text.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from qwell.checkpoint import Adapter
+
 DEFAULT_CTX = 32_768
 
 
@@ -29,6 +34,7 @@ def load(
     backend: str = "native",
     int8: bool = False,
     kv_dtype: str | None = None,
+    adapter: str | Path | None = None,
     room: Room | None = None,
     progress: Progress | None = None,
 ) -> LLM:
@@ -39,7 +45,8 @@ def load(
     backend: 'native', or 'reference' (NumPy float32, slow, the truth). int8: the native back end
     packs bf16, f16 and f32 matrices to int8 (Q8_0); those of quantised files stay as they are.
     kv_dtype: of keys and values, 'bf16' (the default) or 'int8', which takes half the memory.
-    room: how many requests at a time, and the memory for their keys and values.
+    adapter: the folder of a PEFT adapter of this model; it is run beside the weights, which stay
+    as they are. room: how many requests at a time, and the memory for their keys and values.
     Raises what `resolve` raises, CheckpointError, UnsupportedModelError, UsageError,
     StorageError (the cache cannot be written), MemoryBudgetError.
     """
@@ -55,10 +62,12 @@ def load(
     if kv_dtype is not None and backend == "reference":
         raise UsageError("kv_dtype is for the native back end only")
     resolved = resolve(model)
+    opened = None if adapter is None else Path(adapter).expanduser()
     if backend == "native":
         llm = _load_native(
             resolved,
             ctx,
+            adapter=opened,
             num_threads=num_threads,
             int8=int8,
             kv_dtype=kv_dtype or "bf16",
@@ -66,7 +75,7 @@ def load(
             progress=progress,
         )
     else:
-        llm = _load_reference(resolved, ctx, room or Room())
+        llm = _load_reference(resolved, ctx, opened, room or Room())
     llm.engine.load_ms = 1000 * (perf_counter() - start)
     return llm
 
@@ -82,10 +91,22 @@ def load_tokenizer(model: str) -> Tokenizer:
     return packed.tokenizer_of(open_checkpoint(resolved.paths))
 
 
+def load_template(model: str) -> ChatTemplate | None:
+    """The chat template of `model`, without its weights; None if its files bring none."""
+    resolved = resolve(model)
+    facts = packed.read_facts(packed.packed_folder(resolved))
+    if facts is None:
+        from qwell.checkpoint import open_checkpoint
+
+        facts = packed.facts_of(open_checkpoint(resolved.paths))
+    return _template(facts)
+
+
 def _load_native(
     resolved: ResolvedModel,
     ctx: int | None,
     *,
+    adapter: Path | None,
     num_threads: int | None,
     int8: bool,
     kv_dtype: str,
@@ -102,7 +123,8 @@ def _load_native(
     facts = packed.read_facts(folder)
     facts = facts or packed.pack(resolved, folder, int8=int8, progress=progress)
     ctx = _context(resolved.name, facts.config, ctx)
-    weight_bytes = (folder / packed.WEIGHTS).stat().st_size
+    lora = _open_adapter(adapter, facts.config)
+    weight_bytes = (folder / packed.WEIGHTS).stat().st_size + (lora.nbytes if lora else 0)
     num_pages = plan_pages(
         resolved.name,
         facts.config,
@@ -117,13 +139,30 @@ def _load_native(
         tokenizer = pool.submit(Tokenizer.from_file, folder / packed.TOKENIZER)
         if template:
             pool.submit(template.check)  # a broken one is told when it is used
-        native = NativeModel.open(folder, facts.config, num_threads=num_threads, kv_dtype=kv_dtype)
+        native = NativeModel.open(
+            folder,
+            facts.config,
+            num_threads=num_threads,
+            kv_dtype=kv_dtype,
+            adapters=lora.loras if lora else None,
+        )
         built = tokenizer.result()
     llm = partial(_llm, resolved, native, tokenizer=built, template=template, facts=facts)
+    llm = partial(llm, adapter=lora)
     return llm(ctx=ctx, num_pages=num_pages, max_seqs=room.max_seqs)
 
 
-def _load_reference(resolved: ResolvedModel, ctx: int | None, room: Room) -> LLM:
+def _open_adapter(folder: Path | None, config: ModelConfig) -> Adapter | None:
+    if folder is None:
+        return None
+    from qwell.checkpoint import open_adapter
+
+    return open_adapter(folder, config)
+
+
+def _load_reference(
+    resolved: ResolvedModel, ctx: int | None, adapter: Path | None, room: Room
+) -> LLM:
     from qwell.checkpoint import open_checkpoint
     from qwell.model.reference import ReferenceModel
     from qwell.model.weights import build_weights
@@ -131,7 +170,8 @@ def _load_reference(resolved: ResolvedModel, ctx: int | None, room: Room) -> LLM
     checkpoint = open_checkpoint(resolved.paths)
     facts = packed.facts_of(checkpoint)
     ctx = _context(resolved.name, facts.config, ctx)
-    weight_bytes = 4 * facts.config.num_parameters
+    lora = _open_adapter(adapter, facts.config)
+    weight_bytes = 4 * facts.config.num_parameters + (lora.nbytes if lora else 0)
     num_pages = plan_pages(
         resolved.name,
         facts.config,
@@ -140,9 +180,11 @@ def _load_reference(resolved: ResolvedModel, ctx: int | None, room: Room) -> LLM
         kv_dtype="float32",
         room=room,
     )
-    model = ReferenceModel(build_weights(facts.config, checkpoint.tensors))
+    loras = lora.loras if lora else None
+    model = ReferenceModel(build_weights(facts.config, checkpoint.tensors, loras))
     tokenizer, template = packed.tokenizer_of(checkpoint), _template(facts)
     llm = partial(_llm, resolved, model, tokenizer=tokenizer, template=template, facts=facts)
+    llm = partial(llm, adapter=lora)
     return llm(ctx=ctx, num_pages=num_pages, max_seqs=room.max_seqs)
 
 
@@ -157,6 +199,7 @@ def _llm(
     tokenizer: Tokenizer,
     template: ChatTemplate | None,
     facts: Facts,
+    adapter: Adapter | None,
     ctx: int,
     num_pages: int,
     max_seqs: int,
@@ -166,14 +209,15 @@ def _llm(
         backend=backend,
         tokenizer=tokenizer,
         template=template,
-        generation=_generation(resolved, facts.generation),
+        generation=generation_of(resolved, facts.generation),
+        adapter_id=adapter.id if adapter else "",
         max_context=ctx,
         num_pages=num_pages,
         max_seqs=max_seqs,
     )
 
 
-def _generation(resolved: ResolvedModel, found: GenerationConfig) -> GenerationConfig:
+def generation_of(resolved: ResolvedModel, found: GenerationConfig) -> GenerationConfig:
     """A GGUF file carries no generation_config.json, so where the catalogue knows the model its
     values count. The end ids of both do."""
     known = resolved.entry.generation if resolved.entry and resolved.kind == "gguf" else None

@@ -15,7 +15,8 @@ from qwell.config import ModelConfig
 from qwell.errors import MemoryBudgetError
 from qwell.model.batch import PAGE_SIZE
 
-_SCRATCH = 200_000_000  # the process itself, buffers of a step, a row of logits per request
+WORK_BYTES = 200_000_000
+"""The process itself, buffers of a step, a row of logits for each request."""
 
 
 def available_bytes() -> int | None:
@@ -58,7 +59,7 @@ def plan_pages(
     least = -(-ctx // PAGE_SIZE)
     pages = least
     if room.kv_budget == "auto":
-        free = 0 if available is None else max(0, available - weight_bytes - _SCRATCH)
+        free = 0 if available is None else max(0, available - weight_bytes - WORK_BYTES)
         pages = max(least, min(free // 4 // of_page, room.max_seqs * least))
     elif room.kv_budget is not None:
         pages = room.kv_budget // of_page
@@ -68,16 +69,16 @@ def plan_pages(
                 f"{least * of_page / 1e9:.2f} GB, but their budget is {room.kv_budget / 1e9:.2f} "
                 f"GB: give more, or load with --ctx {room.kv_budget // of_page * PAGE_SIZE}"
             )
-    if available is None or weight_bytes + pages * of_page + _SCRATCH <= available:
+    if available is None or weight_bytes + pages * of_page + WORK_BYTES <= available:
         return pages
-    fits = (available - weight_bytes - _SCRATCH) // kv_bytes(config, 1, kv_dtype)
+    fits = (available - weight_bytes - WORK_BYTES) // kv_bytes(config, 1, kv_dtype)
     fits = fits // 1024 * 1024
     advice = f"load it with --ctx {min(fits, ctx)}" if fits > 0 else "use a smaller model"
     if room.kv_budget is not None and fits >= ctx:
         advice = "give a smaller budget"
     raise MemoryBudgetError(
         f"{name} needs {weight_bytes / 1e9:.2f} GB for weights and {pages * of_page / 1e9:.2f} GB "
-        f"for keys and values of {pages * PAGE_SIZE:,} tokens (and {_SCRATCH / 1e9:.1f} GB to "
+        f"for keys and values of {pages * PAGE_SIZE:,} tokens (and {WORK_BYTES / 1e9:.1f} GB to "
         f"work), but {available / 1e9:.2f} GB are available: {advice}, or close other programs"
     )
 

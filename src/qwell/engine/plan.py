@@ -38,6 +38,22 @@ class Part:
         return self.rows if self.reply.wants_prompt_logits else int(self.is_last)
 
 
+@dataclass(frozen=True)
+class Shape:
+    """How large a step is."""
+
+    replies: int = 0
+    """Requests of which one row is computed."""
+    prompt_rows: int = 0
+    context: int = 0
+    """Tokens that the rows of replies look back on, all together."""
+
+
+def shape_of(parts: Sequence[Part]) -> Shape:
+    singles = [part.done for part in parts if part.rows == 1]
+    return Shape(len(singles), sum(part.rows for part in parts) - len(singles), sum(singles))
+
+
 def batch_of(parts: Sequence[Part], kv: Any) -> Batch:
     """The rows of all parts end to end."""
     batch = Batch.make(

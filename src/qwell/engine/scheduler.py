@@ -14,6 +14,10 @@ from dataclasses import dataclass
 AGEING_S = 10.0
 """Every so many seconds of waiting count as one more priority: whoever waits gets in at last."""
 
+READ_SHARE = 0.25
+"""Of a step's time for prompts at least, where the replies alone take longer than it should: many
+streams must not stop prompts from being read."""
+
 MIN_ROWS = 16
 """Prompt rows of a step however slow the machine is, so that reading always goes on."""
 
@@ -48,7 +52,8 @@ class Pace:
         """Prompt rows for the next step, at most `most`."""
         if self.goal_s is None:
             return most
-        fit = int((self.goal_s - self.base_s) / self.row_s)
+        least = self.base_s * READ_SHARE / (1 - READ_SHARE)
+        fit = int(max(self.goal_s - self.base_s, least) / self.row_s)
         return min(max(fit, MIN_ROWS), most)
 
     def learn(self, prompt_rows: int, seconds: float) -> None:

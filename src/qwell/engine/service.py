@@ -29,6 +29,7 @@ from qwell.engine.jobs import (
 )
 from qwell.engine.llm import LLM
 from qwell.engine.reply import Reply
+from qwell.engine.scheduler import READ_SHARE
 from qwell.engine.types import Request
 from qwell.errors import UsageError
 
@@ -137,6 +138,8 @@ class Service:
             refusals=refusals,
             steps=counters.steps,
             step_seconds=counters.step.frozen(),
+            batch_replies=counters.batch.frozen(),
+            read_gb_per_s=counters.read_gb_per_s,
             ttft_seconds=counters.ttft.frozen(),
             gap_seconds=counters.gap.frozen(),
             tokens_in=counters.tokens_in,
@@ -151,7 +154,7 @@ class Service:
         """Until a request that came now would begin: prompts before it are read, and, if all
         places are taken, as many replies end as wait."""
         step = self.limits.step_ms / 1000
-        share = max(0.1, 1 - self._pace.base_s / step)  # of a step's time, for prompts
+        share = max(READ_SHARE, 1 - self._pace.base_s / step)  # of a step's time, for prompts
         reading = (self._queued_tokens + self._unread) * self._pace.row_s / share
         running = len(self._engine.running)
         places = max(1, running) if self._engine.waiting else self._engine.max_seqs
@@ -231,7 +234,9 @@ class Service:
             self._engine.step()
         except Exception as error:
             self._fault(error)
-        self._counters.add_step(perf_counter() - begin)
+        shape = self._engine.last_shape
+        read = None if shape.prompt_rows else self._engine.step_bytes(shape)
+        self._counters.add_step(perf_counter() - begin, shape.replies, read)
         self._unread = sum(max(0, r.num_prompt - r.computed) for r in self._engine.running)
 
     def _fault(self, error: Exception) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qwell.checkpoint import open_checkpoint
+from qwell.checkpoint import open_adapter, open_checkpoint
 from qwell.checkpoint.tensor import Checkpoint
 from qwell.engine.llm import LLM
 from qwell.engine.load import load
@@ -50,25 +50,33 @@ def verify(
     num_threads: int | None = None,
     int8: bool = False,
     kv_dtype: str | None = None,
+    adapter: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Loads `model` (what `qwell.load` takes) and measures both of its paths.
 
     text is a file, see `find_text` for None. The reference needs the memory of its largest matrix
     in float32 and about 12 s a window for a 0.5B on two cores. progress gets a line a stage. The
-    report is kept beside the packed weights, where `qwell bench` finds it.
+    report is kept beside the packed weights, where `qwell bench` finds it; one of a model with an
+    adapter is not.
     Raises what `qwell.load` and `find_text` raise, UsageError for a text too short.
     """
     start = time.perf_counter()
     check_windows(windows, window_tokens)
     found = find_text(text)
-    llm = load(model, ctx=window_tokens, num_threads=num_threads, int8=int8, kv_dtype=kv_dtype)
-    checkpoint = open_checkpoint(resolve(model).paths)
-    weights = build_weights(checkpoint.config, checkpoint.tensors)
+    llm = load(
+        model,
+        ctx=window_tokens,
+        num_threads=num_threads,
+        int8=int8,
+        kv_dtype=kv_dtype,
+        adapter=adapter,
+    )
+    weights = _weights(open_checkpoint(resolve(model).paths), adapter)
     ids = cut_windows(llm.tokenizer, found, windows, window_tokens)
     paths = measure(weights, llm.backend, ids, progress)
     report = Report(
-        model=llm.name,
+        model=llm.name + (f" with adapter {llm.adapter_id}" if adapter else ""),
         backend=_describe(llm.backend),
         text=found.name,
         text_sha256=found.sha256,
@@ -77,6 +85,8 @@ def verify(
         paths=paths,
         seconds=time.perf_counter() - start,
     )
+    if adapter is not None:
+        return report
     try:
         record(packed_folder(resolve(model), int8=int8), report, kv_dtype or "bf16")
     except StorageError as error:  # the report itself is whole
@@ -84,10 +94,19 @@ def verify(
     return report
 
 
-def one_window(llm: LLM, checkpoint: Checkpoint, tokens: int) -> dict[str, Divergence]:
+def one_window(
+    llm: LLM, checkpoint: Checkpoint, tokens: int, *, adapter: str | Path | None = None
+) -> dict[str, Divergence]:
     """Both paths of a loaded model on one short window: a hint in seconds, not a verdict."""
-    weights = build_weights(checkpoint.config, checkpoint.tensors)
+    weights = _weights(checkpoint, adapter)
     return measure(weights, llm.backend, cut_windows(llm.tokenizer, find_text(None), 1, tokens))
+
+
+def _weights(checkpoint: Checkpoint, adapter: str | Path | None) -> Weights:
+    loras = None
+    if adapter is not None:
+        loras = open_adapter(Path(adapter).expanduser(), checkpoint.config).loras
+    return build_weights(checkpoint.config, checkpoint.tensors, loras)
 
 
 def _describe(backend: Any) -> str:

@@ -45,7 +45,8 @@ class Ops(Protocol[V]):
         head (H, Qwen3). Float32 inside; eps lives in the handle (arXiv:1910.07467)."""
 
     def linear(self, x: V, w: Weight) -> V:
-        """[T, in] -> [T, out]: x W^T, + bias if the handle has one."""
+        """[T, in] -> [T, out]: x W^T, + bias if the handle has one, + b (a x) if it has an
+        adapter."""
 
     def split_heads(self, x: V) -> V:
         """[T, n*H] -> [T, n, H], a view; n comes from the shape."""

@@ -76,7 +76,11 @@ class Reference:
 
     def linear(self, x: F32, w: Linear) -> F32:
         y = x @ self.open(w.weight).T
-        return self._tap(y if w.bias is None else y + self.open(w.bias))
+        if w.bias is not None:
+            y = y + self.open(w.bias)
+        if w.adapter is not None:
+            y = y + (x @ self.open(w.adapter.a).T) @ self.open(w.adapter.b).T
+        return self._tap(y)
 
     def split_heads(self, x: F32) -> F32:
         return x.reshape(len(x), -1, self.head_dim)

@@ -32,12 +32,25 @@ class Stored(Protocol):
     def float32(self, start: int = 0, stop: int | None = None) -> F32: ...
 
 
+class LowRank(Protocol):
+    """What an adapter adds to a linear: b (a x), with any scale already in b (arXiv:2106.09685)."""
+
+    @property
+    def a(self) -> Stored:
+        """[r, in]"""
+
+    @property
+    def b(self) -> Stored:
+        """[out, r]"""
+
+
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """A matrix [out, in] and its bias [out] or None."""
+    """A matrix [out, in], its bias [out] or None, its adapter or None."""
 
     weight: Stored
     bias: Stored | None = None
+    adapter: LowRank | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,15 +120,22 @@ class Weights:
     lm_head: Linear
 
 
-def build_weights(config: ModelConfig, tensors: Mapping[str, Stored]) -> Weights:
-    """The tree over `tensors` (Hugging Face names). Raises KeyError for a missing one: the
-    checkpoint room has checked names and shapes before."""
+def build_weights(
+    config: ModelConfig,
+    tensors: Mapping[str, Stored],
+    adapters: Mapping[str, LowRank] | None = None,
+) -> Weights:
+    """The tree over `tensors` (Hugging Face names); `adapters` by the linear they belong to, as in
+    model.layers.0.self_attn.q_proj. Raises KeyError for a missing tensor: the checkpoint room has
+    checked names and shapes before."""
+    added = adapters or {}
 
     def norm(name: str) -> Norm:
         return Norm(tensors[f"{name}.weight"], config.rms_norm_eps)
 
     def linear(name: str) -> Linear:
-        return Linear(tensors[f"{name}.weight"], tensors.get(f"{name}.bias"))
+        weight, bias = tensors[f"{name}.weight"], tensors.get(f"{name}.bias")
+        return Linear(weight, bias, added.get(name))
 
     def layer(i: int) -> Layer:
         at, attn, mlp = (f"model.layers.{i}{part}" for part in ("", ".self_attn", ".mlp"))

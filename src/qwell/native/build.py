@@ -33,6 +33,17 @@ def is_wide(node: Node) -> bool:
     return node.inputs[0].node.op == "silu_mul" or not node.out.users
 
 
+THIN_INPUTS, THIN_OUTPUTS, THIN_UNIT = 256, 1024, 128
+
+
+def is_thin(node: Node) -> bool:
+    """True for the matrices whose row ops cost more than their products: few inputs, many outputs
+    (the B of an adapter). More columns at a time pay for the walk over the rows (LOG.md,
+    2026-11-25); a matrix of few columns is cut as finely as others, or threads had none."""
+    outputs, inputs = node.weight.weight.shape
+    return bool(inputs <= THIN_INPUTS and outputs >= THIN_OUTPUTS)
+
+
 class _Builder:
     def __init__(self, program: _core.Program, phases: list[Phase], head_dim: int) -> None:
         self.program, self.head_dim = program, head_dim
@@ -99,6 +110,8 @@ class _Builder:
     def _product(self, p: Product, index: Mapping[Value, int]) -> _core.Product:
         node = p.node
         unit = lcm(32, *(n.span for n in p.epilogue))
+        if is_thin(node):
+            unit = lcm(unit, THIN_UNIT)
         if p.store in ("keys", "values"):
             unit = lcm(unit, self.head_dim)
         product = self.program.product(*_matrix(node.weight.weight), is_wide(node), unit)

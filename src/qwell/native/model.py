@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from qwell import _core
 from qwell.config import ModelConfig
 from qwell.errors import MemoryBudgetError, StorageError, UnsupportedModelError
 from qwell.model.batch import Batch
-from qwell.model.weights import F32, Rope, Weights, build_weights
+from qwell.model.weights import F32, LowRank, Rope, Weights, build_weights
 from qwell.native.build import build
 from qwell.native.cpu import default_threads, selected_isa
 from qwell.native.fuse import fuse, listing
@@ -27,10 +28,20 @@ class NativeModel:
     """The native back end over one packed folder; same face as `ReferenceModel`."""
 
     def __init__(
-        self, program: _core.Program, config: ModelConfig, text: str, key_bias: F32 | None = None
+        self,
+        program: _core.Program,
+        config: ModelConfig,
+        text: str,
+        *,
+        key_bias: F32 | None = None,
+        read_bytes: int = 0,
+        adapter_bytes: int = 0,
     ) -> None:
-        """key_bias: see `_key_bias`; with it, keys and values are kept in int8."""
-        self.config, self.max_rows = config, program.max_rows
+        """key_bias: see `_key_bias`; with it, keys and values are kept in int8. read_bytes: of
+        weights, that every step with logits reads."""
+        self.config, self.max_rows, self.read_bytes = config, program.max_rows, read_bytes
+        self.adapter_bytes = adapter_bytes
+        """Of an adapter's packed factors."""
         self._program, self._listing, self._key_bias = program, text, key_bias
 
     @classmethod
@@ -43,20 +54,29 @@ class NativeModel:
         max_rows: int = 256,
         fused: bool = True,
         kv_dtype: str = "bf16",
+        adapters: Mapping[str, LowRank] | None = None,
     ) -> NativeModel:
         """Reads the pack in `folder` into memory and builds its program.
 
         max_rows is the most rows of one step; kv_dtype, of keys and values, one of KV_DTYPES.
+        adapters as in `build_weights`; they are packed here, each in the precision of its matrix.
         fused=False gives every op a phase of its own: the slow twin of the fuser. Raises
         StorageError, MemoryBudgetError, UnsupportedModelError.
         """
         check_supported(config)
         tensors, size = read_table(folder)
-        weights = build_weights(config, tensors)
+        factors: Mapping[str, LowRank] = {}
+        data = np.empty(0, np.uint8)
+        if adapters:  # a start without one does not pay for the import
+            from qwell.native.adapter import pack_adapters
+
+            factors, data = pack_adapters(adapters, tensors, size)
+        weights = build_weights(config, tensors, factors)
         phases = fuse(record(weights), fused)
         selected_isa()
         try:
             program = _new_program(folder, config, num_threads or default_threads(), max_rows, size)
+            program.append(data)
             build(program, phases, config.head_dim)
         except ValueError as error:
             raise UnsupportedModelError(f"{folder.name}: {error}") from error
@@ -66,7 +86,18 @@ class NativeModel:
                 "or choose a smaller model"
             ) from error
         key_bias = _key_bias(weights) if kv_dtype == "int8" else None
-        return cls(program, config, listing(phases), key_bias)
+        # Where the head is another matrix, a step reads single rows of the embedding.
+        embedding = tensors.get("model.embed_tokens.weight")
+        unread = embedding.nbytes if embedding and "lm_head.weight" in tensors else 0
+        read_bytes = size - unread + len(data)
+        return cls(
+            program,
+            config,
+            listing(phases),
+            key_bias=key_bias,
+            read_bytes=read_bytes,
+            adapter_bytes=len(data),
+        )
 
     @property
     def num_threads(self) -> int:

@@ -86,6 +86,12 @@ class Record:
         return self.note("rms_norm", [x], width=x.width, weight=w, span=w.weight.shape[0])
 
     def linear(self, x: Value, w: Linear) -> Value:
+        y = self._product(x, w)
+        if w.adapter is None:
+            return y
+        return y + self._product(self._product(x, Linear(w.adapter.a)), Linear(w.adapter.b))
+
+    def _product(self, x: Value, w: Linear) -> Value:
         return self.note("linear", [x], width=w.weight.shape[0], weight=w)
 
     def split_heads(self, x: Value) -> Value:

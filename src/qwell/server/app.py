@@ -26,7 +26,7 @@ from starlette.types import ASGIApp
 from qwell.server.auth import NOBODY, Gate, Tenant
 from qwell.server.chat import ChatExchange
 from qwell.server.completions import TextExchange
-from qwell.server.errors import ApiError, retry_after
+from qwell.server.errors import ApiError, ignored, retry_after
 from qwell.server.exchange import Exchange, Json
 from qwell.server.guard import Guard
 from qwell.server.json_body import read_json
@@ -42,7 +42,7 @@ from qwell.server.requests import (
     read,
 )
 from qwell.server.served import Served
-from qwell.server.stream import Answer, Run, error_response, json_response, log
+from qwell.server.stream import Answer, Mail, Run, error_response, json_response, log
 from qwell.server.text_routes import apply_template, detokenize, tokenize, tokenizer_info
 
 READERS = 8
@@ -82,6 +82,7 @@ class App:
         self.responses: Counter[tuple[str, int]] = Counter()
         self._files = page_files()
         self._threads = CapacityLimiter(READERS)
+        self._mail: Mail | None = None
 
     @cached_property
     def asgi(self) -> ASGIApp:
@@ -161,14 +162,15 @@ class App:
         path, headers = request.url.path, request.headers
         strict = self.settings.strict or headers.get("x-qwell-strict") == "1"
         truth = headers.get("x-qwell-truth") == "1"
-        loop = asyncio.get_running_loop()
+        self._mail = self._mail or Mail(asyncio.get_running_loop())
+        mail = self._mail
 
         def prepare() -> Run:
             value = read_json(body)
             exchange = exchange_of(self.served, path, value, tenant, strict=strict, truth=truth)
             if self.settings.log_prompts:
                 log.info("%s %s %s", exchange.id, tenant.name or "-", value)
-            run = Run(exchange, loop)
+            run = Run(exchange, mail)
             run.submit(self.served.service)
             return run
 
@@ -184,13 +186,13 @@ class App:
         async def run(request: Request) -> Response:
             body = await request.body()
 
-            def answer() -> Json:
+            def answer() -> Response:
                 asked: Any
-                asked, _ = read(of, read_json(body), strict=self.settings.strict)
+                asked, unused = read(of, read_json(body), strict=self.settings.strict)
                 self.served.check_model(asked.model)
-                return work(self.served, asked)
+                return json_response(work(self.served, asked), headers=ignored(unused))
 
-            return json_response(await to_thread.run_sync(answer, limiter=self._threads))
+            return await to_thread.run_sync(answer, limiter=self._threads)
 
         return run
 
@@ -208,6 +210,10 @@ class App:
             "created": self.served.created,
             "owned_by": "qwell",
             "max_model_len": self.served.llm.max_context,
+            "qwell": {
+                "sampling": self.served.default_sampling,
+                "system_prompt": self.served.default_system,
+            },
         }
 
     async def _page_file(self, request: Request) -> Response:
@@ -228,7 +234,12 @@ class App:
         return json_response({"status": "ready", "model": self.served.name})
 
     async def _metrics(self, request: Request) -> Response:
-        text = metrics_text(self.served.service.snapshot(), self.responses)
+        text = metrics_text(
+            self.served.service.snapshot(),
+            self.responses,
+            refusals=self.gate.refusals,
+            ceiling_gb_per_s=self.served.ceiling_gb_per_s,
+        )
         return Response(text, media_type="text/plain; version=0.0.4")
 
     async def _document(self, request: Request) -> Response:

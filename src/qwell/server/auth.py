@@ -12,7 +12,7 @@ import hmac
 import re
 import secrets
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,6 +96,8 @@ class Gate:
         self._running = dict.fromkeys((tenant.name for tenant in tenants), 0)
         self._times: dict[str, deque[float]] = {tenant.name: deque() for tenant in tenants}
         self._lock = threading.Lock()
+        self.refusals: Counter[str] = Counter()
+        """Requests beyond a key's limits, by reason."""
 
     def tenant(self, authorization: str | None) -> Tenant:
         """Who sends this Authorization header. Raises ApiError 401."""
@@ -138,8 +140,10 @@ class Gate:
         if tenant.rpm is not None and len(times) >= tenant.rpm:
             wait = times[0] + 60 - now if times else 60.0
             message = f"this key may send {tenant.rpm} requests a minute: wait {wait:.0f} s"
+            self.refusals["rate_limit"] += 1
             raise ApiError(429, message, code="rate_limit", headers=retry_after(wait))
         if tenant.concurrent is not None and self._running[tenant.name] >= tenant.concurrent:
+            self.refusals["concurrency_limit"] += 1
             message = (
                 f"this key may run {tenant.concurrent} requests at a time: wait for one to end"
             )

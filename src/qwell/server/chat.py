@@ -58,7 +58,7 @@ class ChatExchange(Exchange):
                 params=self._params(),
                 n=request.n,
                 key=tenant.name,
-                priority=tenant.priority,
+                priority=tenant.priority + request.qwell.priority,
                 deadline_s=request.qwell.deadline_s,
             )
         ]

@@ -42,7 +42,7 @@ class TextExchange(Exchange):
                 params=params,
                 n=request.n,
                 key=tenant.name,
-                priority=tenant.priority,
+                priority=tenant.priority + request.qwell.priority,
                 deadline_s=request.qwell.deadline_s,
             )
             for ids in prompts

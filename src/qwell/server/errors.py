@@ -5,8 +5,10 @@ What goes wrong inside is told by a number in the log, not by its text: a client
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +58,14 @@ def one_line(text: str) -> str:
 def retry_after(seconds: float) -> dict[str, str]:
     """The header, in whole seconds from 1."""
     return {"Retry-After": str(max(1, math.ceil(seconds)))}
+
+
+def ignored(names: Sequence[str]) -> dict[str, str]:
+    """The header that every reply to a request with fields without effect has. A name that is
+    no plain word stands as a JSON string, or it might be no valid header."""
+    shown = [n if _FIELD.fullmatch(n) else json.dumps(one_line(n)) for n in names[:16]]
+    more = [f"and {len(names) - 16} more"] if len(names) > 16 else []
+    return {"X-Qwell-Ignored": ", ".join(shown + more)} if names else {}
 
 
 def from_exception(error: BaseException, number: str) -> ApiError:

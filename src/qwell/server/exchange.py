@@ -142,6 +142,7 @@ class Exchange(ABC):
             "prompt_tokens_cached": usage["prompt_tokens_details"]["cached_tokens"],
             "completion_tokens": usage["completion_tokens"],
             "max_context": self.served.llm.max_context,
+            "adapter": self.served.llm.adapter_id or None,
             "sampling": in_force(self.jobs[0].params, self.request, ends[0]["seed"]),
             "ignored": list(self.ignored),
             "choices": ends,

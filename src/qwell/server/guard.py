@@ -25,6 +25,7 @@ from qwell.server.stream import error_response
 
 _SPARE, _SPARE_S = 64 << 20, 3.0
 """So much of a body that is too large is read and dropped, so that its sender hears the answer."""
+_OWN_HEADERS = b"x-qwell-strict, x-qwell-truth"
 _SAFE_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -113,7 +114,11 @@ class Guard:
                 f"the web page {origin!r:.80} may not call here: start qwell with --cors-origin",
                 code="wrong_origin",
             )
-        return [(b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"Origin")]
+        return [
+            (b"access-control-allow-origin", origin.encode("latin-1")),
+            (b"access-control-expose-headers", b"retry-after, x-qwell-ignored"),
+            (b"vary", b"Origin"),
+        ]
 
 
 class _Body:
@@ -183,7 +188,10 @@ class _Sender:
     async def preflight(self) -> None:
         headers = [
             (b"access-control-allow-methods", b"GET, POST"),
-            (b"access-control-allow-headers", b"authorization, content-type, x-qwell-truth"),
+            (
+                b"access-control-allow-headers",
+                b"authorization, content-type, x-qwell-strict, x-qwell-truth",
+            ),
             (b"access-control-max-age", b"600"),
         ]
         await self({"type": "http.response.start", "status": 204, "headers": headers})

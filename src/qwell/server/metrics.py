@@ -11,8 +11,12 @@ GAUGES = {
     "queued": "requests that wait",
     "queued_tokens": "prompt tokens that wait",
     "pages_used": "pages of the KV cache in use",
+    "pages_kept": "pages of ended requests kept for those that begin alike",
     "pages_total": "pages of the KV cache",
     "estimated_wait_s": "seconds a request would wait now",
+    "reply_step_s": "of late, seconds of a step that reads no prompt",
+    "prompt_row_s": "of late, seconds of one prompt token",
+    "read_gb_per_s": "of late, memory read by steps that read no prompt",
 }
 COUNTERS = {
     "steps": "steps of the engine",
@@ -23,20 +27,34 @@ COUNTERS = {
 }
 HISTOGRAMS = {
     "step_seconds": "length of a step",
+    "batch_replies": "replies a step moved on",
     "ttft_seconds": "from a request to its first token",
     "gap_seconds": "between two tokens of a reply",
 }
+REASONS = ("queue", "tokens", "wait", "draining", "rate_limit", "concurrency_limit")
 
 
-def metrics_text(found: Snapshot, responses: Mapping[tuple[str, int], int]) -> str:
-    """responses: (path, status) -> how many."""
+def metrics_text(
+    found: Snapshot,
+    responses: Mapping[tuple[str, int], int],
+    *,
+    refusals: Mapping[str, int],
+    ceiling_gb_per_s: float | None,
+) -> str:
+    """responses: (path, status) -> how many. refusals: those not of the queue, by reason.
+    ceiling_gb_per_s: what this machine's memory gives at best, if it was measured."""
     lines: list[str] = []
+    if ceiling_gb_per_s:
+        share = found.read_gb_per_s / ceiling_gb_per_s
+        text = "share of the memory bandwidth measured at start that replies are written with"
+        lines += _block("roofline_fraction", "gauge", text, [("", share)])
     for name, text in GAUGES.items():
         lines += _block(name, "gauge", text, [("", getattr(found, name))])
     for name, text in COUNTERS.items():
         lines += _block(f"{name}_total", "counter", text, [("", getattr(found, name))])
-    refused = [(f'{{reason="{why}"}}', n) for why, n in sorted(found.refusals.items())]
-    lines += _block("refusals_total", "counter", "requests refused by the queue", refused)
+    reasons = {**dict.fromkeys(REASONS, 0), **found.refusals, **refusals}
+    refused = [(f'{{reason="{why}"}}', n) for why, n in sorted(reasons.items())]
+    lines += _block("refusals_total", "counter", "requests that were not taken", refused)
     counted = [
         (f'{{path="{path}",status="{status}"}}', n)
         for (path, status), n in sorted(responses.items())

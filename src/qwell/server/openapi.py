@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from qwell.server.requests import RULES
@@ -12,6 +13,7 @@ ERRORS = {
     "401": "no key, or a wrong one",
     "403": "a wrong Host or Origin",
     "404": "no such model or path",
+    "405": "this path does not take this method",
     "408": "the request came too slowly",
     "413": "the body is too large",
     "429": "the queue or the key's limit is full; see Retry-After",
@@ -24,7 +26,8 @@ def document(routes: list[tuple[str, str, str, str | None, str]], version: str) 
     """routes: (method, path, purpose, name of the request or None, media type of the reply)."""
     paths: dict[str, Json] = {}
     for method, path, purpose, body, media in routes:
-        paths.setdefault(path, {})[method.lower()] = _operation(purpose, body, media)
+        names = re.findall(r"{(\w+)}", path)
+        paths.setdefault(path, {})[method.lower()] = _operation(purpose, names, body, media)
     schemas = {name: rule.schema() for name, rule in RULES.items()}
     return {
         "openapi": "3.1.0",
@@ -38,8 +41,11 @@ def document(routes: list[tuple[str, str, str, str | None, str]], version: str) 
     }
 
 
-def _operation(purpose: str, body: str | None, media: str) -> Json:
+def _operation(purpose: str, names: list[str], body: str | None, media: str) -> Json:
     found: Json = {"summary": purpose, "responses": {"200": _ok(body, media)}}
+    if names:
+        form = {"required": True, "schema": {"type": "string", "minLength": 1}}
+        found["parameters"] = [{"name": name, "in": "path", **form} for name in names]
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     for status, text in ERRORS.items():
         found["responses"][status] = {"description": text, "content": error}

@@ -70,6 +70,7 @@ class Extra:
     deadline_s: float | None = option(
         Number(0.001, 86_400), "seconds from now; then the reply ends with 'deadline'"
     )
+    priority: int = option(Whole(-100, 0), "below 0: after the key's other requests", default=0)
     allow_special: bool = option(
         Flag(), "read <|im_start|> and the like in a raw prompt as tokens", default=False
     )

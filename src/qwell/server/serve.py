@@ -17,7 +17,7 @@ from types import FrameType
 import uvicorn
 
 from qwell.engine.llm import LLM
-from qwell.engine.memory import available_bytes
+from qwell.engine.memory import WORK_BYTES, available_bytes
 from qwell.errors import UsageError
 from qwell.server.app import App
 from qwell.server.protocol import protocol_for
@@ -107,16 +107,24 @@ def log_to_stderr() -> None:
         logger.handlers = [handler]
 
 
-def report(app: App, address: tuple[str, int], speed: str, kv_bytes: int) -> Iterator[str]:
-    """What an operator wants to know before the first request."""
+def report(
+    app: App, address: tuple[str, int], speed: str, *, weight_bytes: int, kv_bytes: int
+) -> Iterator[str]:
+    """What an operator wants to know before the first request: what it is, what it may take, how
+    fast it is, what is enforced."""
     served, settings = app.served, app.settings
     limits, found = served.service.limits, served.service.snapshot()
     left = available_bytes()
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
     yield f"{served.name} at http://{host}:{address[1]}/v1"
+    yield f"web page     http://{host}:{address[1]}/"
+    if served.llm.adapter_id:
+        yield f"adapter      {served.llm.adapter_id}"
     yield f"context      {served.llm.max_context:,} tokens a request, prompt and reply"
+    total = weight_bytes + kv_bytes + WORK_BYTES
     yield (
-        f"memory       {kv_bytes / 1e9:.2f} GB for keys and values ({found.pages_total:,} pages)"
+        f"memory       at most {total / 1e9:.2f} GB: weights {weight_bytes / 1e9:.2f}, keys and "
+        f"values {kv_bytes / 1e9:.2f} ({found.pages_total:,} pages), work {WORK_BYTES / 1e9:.2f}"
         + ("" if left is None else f"; {left / 1e9:.1f} GB of the machine are free")
     )
     yield f"speed        {speed}"
@@ -130,11 +138,11 @@ def report(app: App, address: tuple[str, int], speed: str, kv_bytes: int) -> Ite
         f"unknown fields are {'refused' if settings.strict else 'told as ignored'}"
     )
     origins = ", ".join(settings.cors_origins) or "none but its own page"
-    yield f"web pages    {origins}"
+    yield f"origins      {origins}"
     yield f"prompts      {'LOGGED, as asked' if settings.log_prompts else 'not logged'}"
 
 
-def measured_speed(llm: LLM) -> str:
+def measured_speed(llm: LLM, ceiling_gb_per_s: float | None) -> str:
     """A short request on this machine, now: the first estimate of what users will see."""
     ids = llm.tokenizer.encode("The quick brown fox jumps over the lazy dog. " * 12)
     size = max(1, min(96, llm.max_context - 10))
@@ -143,4 +151,7 @@ def measured_speed(llm: LLM) -> str:
         ("prompt", timings.prefill_tok_per_s),
         ("one reply", timings.decode_tok_per_s),
     ]
-    return ", ".join(f"{name} {value:,.0f} tokens/s" for name, value in parts if value)
+    told = [f"{name} {value:,.0f} tokens/s" for name, value in parts if value]
+    if ceiling_gb_per_s:
+        told.append(f"memory {ceiling_gb_per_s:.1f} GB/s")
+    return ", ".join(told)

@@ -13,6 +13,7 @@ from functools import cached_property
 
 from qwell.engine.llm import LLM
 from qwell.engine.service import Service
+from qwell.engine.types import SamplingParams
 from qwell.errors import TextError
 from qwell.server.errors import ApiError
 from qwell.server.settings import Settings
@@ -27,6 +28,8 @@ class Served:
     settings: Settings
     aliases: tuple[str, ...] = ()
     """Other names the model answers to."""
+    ceiling_gb_per_s: float | None = None
+    """What this machine's memory gives at best, if it was measured."""
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -49,6 +52,14 @@ class Served:
         if self.llm.template is None:
             return None
         return f"sha256:{hashlib.sha256(self.llm.template.source.encode()).hexdigest()}"
+
+    @cached_property
+    def default_sampling(self) -> dict[str, float]:
+        """What is in force where a request says nothing."""
+        params = SamplingParams.defaults(self.llm.generation)
+        names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+        zero = ("presence_penalty", "frequency_penalty")
+        return {name: getattr(params, name) for name in (*names, *zero)}
 
     @cached_property
     def default_system(self) -> str | None:

@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import secrets
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -19,18 +20,76 @@ from starlette.types import Receive, Scope, Send
 
 from qwell.engine.jobs import Event
 from qwell.engine.service import Service, Ticket
-from qwell.server.errors import ApiError, from_exception
+from qwell.server.errors import ApiError, from_exception, ignored
 from qwell.server.exchange import Exchange, Json
 
 log = logging.getLogger("qwell.server")
 
 
-class Run:
-    """The jobs of one exchange in the service, and the queue their events come through."""
+Item = tuple[int, Event]
+"""Of which job, and what."""
 
-    def __init__(self, exchange: Exchange, loop: asyncio.AbstractEventLoop) -> None:
-        self.exchange, self._loop = exchange, loop
-        self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
+
+class Inbox:
+    """What waits for one connection; the loop's thread alone uses it."""
+
+    def __init__(self) -> None:
+        self._items: list[Item] = []
+        self._reader: asyncio.Future[None] | None = None
+
+    def put(self, item: Item) -> None:
+        self._items.append(item)
+        self._wake()
+
+    async def get(self, seconds: float | None = None) -> list[Item]:
+        """All that came; none if nothing came for so long. One task may wait at a time."""
+        if not self._items:
+            loop = asyncio.get_running_loop()
+            self._reader = loop.create_future()
+            timer = None if seconds is None else loop.call_later(seconds, self._wake)
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+                if timer is not None:
+                    timer.cancel()
+        found, self._items = self._items, []
+        return found
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+
+class Mail:
+    """From the engine's thread to a loop: what a step tells all its streams wakes the loop once."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._items: deque[tuple[Inbox, Item]] = deque()
+        self._is_called = False
+
+    def send(self, inbox: Inbox, item: Item) -> None:
+        """From any thread."""
+        self._items.append((inbox, item))
+        if not self._is_called:
+            self._is_called = True
+            with suppress(RuntimeError):  # the loop has ended: nobody is there to read
+                self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._is_called = False  # first: what comes from now on calls again
+        while self._items:
+            inbox, item = self._items.popleft()
+            inbox.put(item)
+
+
+class Run:
+    """The jobs of one exchange in the service, and what comes of them."""
+
+    def __init__(self, exchange: Exchange, mail: Mail) -> None:
+        self.exchange, self.inbox = exchange, Inbox()
+        self._mail = mail
         self._tickets: list[Ticket] = []
 
     def submit(self, service: Service) -> None:
@@ -46,13 +105,8 @@ class Run:
         for ticket in self._tickets:
             ticket.cancel()
 
-    async def events(self) -> AsyncIterator[tuple[int, Event]]:
-        while not self.exchange.is_done:
-            yield await self._events.get()
-
     def _push(self, index: int, event: Event) -> None:
-        with suppress(RuntimeError):  # the loop has ended: nobody is there to read
-            self._loop.call_soon_threadsafe(self._events.put_nowait, (index, event))
+        self._mail.send(self.inbox, (index, event))
 
 
 class Answer(Response):
@@ -72,15 +126,19 @@ class Answer(Response):
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async for job, event in self._run.events():
-                self._run.exchange.hear(job, event)
-            response = json_response(self._run.exchange.whole())
+            exchange = self._run.exchange
+            while not exchange.is_done:
+                for item in await self._run.inbox.get():
+                    exchange.hear(*item)
+            response = json_response(exchange.whole(), headers=ignored(exchange.ignored))
         except Exception as error:
             response = error_response(error)
         await response(scope, receive, send)
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
+        told = ignored(self._run.exchange.ignored)
+        headers += [(name.lower().encode(), value.encode()) for name, value in told.items()]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         try:
             async for text in self._lines():
@@ -93,37 +151,27 @@ class Answer(Response):
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
 
     async def _lines(self) -> AsyncIterator[bytes]:
-        exchange, events = self._run.exchange, self._run.events()
-        async for item in _with_pauses(events, self._keep_alive_s):
-            if item is None:
-                yield b": keep-alive\n\n"
-            elif body := b"".join(map(sse, exchange.chunks(*item))):
-                yield body
+        exchange = self._run.exchange
+        while not exchange.is_done:
+            items = await self._run.inbox.get(self._keep_alive_s)
+            body, error = _told_of(exchange, items)
+            if body or not items:
+                yield body or b": keep-alive\n\n"
+            if error is not None:
+                raise error
         for chunk in exchange.last():
             yield sse(chunk)
 
 
-async def _with_pauses(
-    events: AsyncIterator[tuple[int, Event]], seconds: float
-) -> AsyncIterator[tuple[int, Event] | None]:
-    """The events; None whenever none came for so long."""
-    waiting: asyncio.Future[tuple[int, Event]] | None = None
+def _told_of(exchange: Exchange, items: list[Item]) -> tuple[bytes, Exception | None]:
+    """The chunks that events make certain, up to one that is a fault, and that fault."""
+    parts: list[bytes] = []
     try:
-        while True:
-            waiting = waiting or asyncio.ensure_future(anext(events))
-            done, _ = await asyncio.wait({waiting}, timeout=seconds)
-            if not done:
-                yield None
-                continue
-            try:
-                event = waiting.result()
-            except StopAsyncIteration:
-                return
-            waiting = None
-            yield event
-    finally:
-        if waiting is not None:
-            waiting.cancel()
+        for item in items:
+            parts += map(sse, exchange.chunks(*item))
+    except Exception as error:
+        return b"".join(parts), error
+    return b"".join(parts), None
 
 
 async def while_connected(work: Awaitable[None], receive: Receive) -> None:

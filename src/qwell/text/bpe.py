@@ -18,6 +18,7 @@ from qwell.text.vocabulary import BYTE_OF, Vocabulary
 
 if TYPE_CHECKING:
     import tokenizers
+    from tokenizers import normalizers, pre_tokenizers
 
 LOOP_CHARS = 65_536
 """Characters a Bpe encodes in the loop, as long as building the library's vocabulary takes."""
@@ -34,16 +35,8 @@ class Bpe:
     """Encodes text in which no token is special. Safe to share between threads."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        from tokenizers import Regex, normalizers, pre_tokenizers
-
         self._vocabulary = vocabulary
-        self._nfc = normalizers.NFC()
-        self._split = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(PATTERN), "isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
+        self._nfc, self._split = pipeline()
         self._loop_chars = LOOP_CHARS
 
     def encode(self, text: str) -> list[int]:
@@ -94,6 +87,32 @@ class Bpe:
         library.normalizer = self._nfc
         library.pre_tokenizer = self._split
         return library
+
+
+def pipeline() -> tuple[normalizers.NFC, pre_tokenizers.Sequence]:
+    """What happens to text before merges: NFC, then the split pattern and the byte alphabet."""
+    from tokenizers import Regex, normalizers, pre_tokenizers
+
+    steps = [
+        pre_tokenizers.Split(Regex(PATTERN), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
+    return normalizers.NFC(), pre_tokenizers.Sequence(steps)
+
+
+def whole_library(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
+    """The library's tokenizer with everything around the merges, as the official tokenizer.json
+    has it: added tokens, decoder, and a post-processor that adds nothing."""
+    from tokenizers import AddedToken, decoders, processors
+
+    library = Bpe(vocabulary)._library
+    plain = {"add_prefix_space": False, "use_regex": False}
+    library.decoder = decoders.ByteLevel(**plain)
+    library.post_processor = processors.ByteLevel(trim_offsets=False, **plain)
+    for text, i in sorted(vocabulary.added.items(), key=lambda item: item[1]):
+        token = AddedToken(text, normalized=False, special=i in vocabulary.special)
+        (library.add_special_tokens if token.special else library.add_tokens)([token])
+    return library
 
 
 def chunks(text: str, size: int = _CHUNK) -> Iterator[str]:

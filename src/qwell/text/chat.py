@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import chain, pairwise
 from typing import Any
 
@@ -46,20 +47,32 @@ def encode_chat(
     with a marked spelling differently (none of Qwen's does).
     """
     values = chat_values(messages, tools, add_generation_prompt, extra)
-    text = template.run(values)
     if allow_special:
-        return tokenizer.encode(text, allow_special=True)
-    marker = _unused_character(text)
+        return tokenizer.encode(template.run(values), allow_special=True)
+    return tokenizer.encode_marked(*marked_text(tokenizer, template, values))
+
+
+def marked_text(
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    values: dict[str, Any],
+    marker: str | None = None,
+) -> tuple[str, str]:
+    """The chat as text in which only unbroken spellings are control tokens, and the marker that
+    breaks the others. A given marker must not occur in the chat. Raises what encode_chat does.
+    """
+    text = template.run(values)
+    marker = marker or _unused_character(text)
     marked = _marked(values, tokenizer, marker)
     if marked == values:
-        return tokenizer.encode(text, allow_special=True)
-    marked_text = template.run(marked)
-    if marked_text.replace(marker, "") != text:
+        return text, marker
+    found = template.run(marked)
+    if found.replace(marker, "") != text:
         raise TextError(
             "the chat template looks into a message that contains the spelling of a control "
             "token, so it cannot be kept as text: remove the spelling from the message"
         )
-    return tokenizer.encode_marked(marked_text, marker)
+    return found, marker
 
 
 def _unused_character(text: str) -> str:
@@ -87,10 +100,9 @@ class _Breaker:
     """Puts a marker into every spelling that stands in a text or could be completed around it."""
 
     def __init__(self, spellings: Iterable[str], marker: str) -> None:
-        self._spellings = list(spellings)
+        self._starts, self._begins, self._ends = _parts(tuple(spellings))
+        self._longest = max(map(len, self._begins), default=0)
         self._marker = marker
-        self._longest = max(map(len, self._spellings), default=0)
-        self._starts = re.compile(f"(?={'|'.join(map(re.escape, self._spellings)) or '(?!)'})")
 
     def walk(self, value: Any) -> Any:
         """A copy of a JSON value with every text in it broken."""
@@ -106,10 +118,21 @@ class _Breaker:
         # White space at the ends is looked through: templates like to trim it.
         first, last = len(text) - len(text.lstrip()), len(text.rstrip())
         for at in range(max(first, last - self._longest), last):
-            if any(spelling.startswith(text[at:last]) for spelling in self._spellings):
+            if text[at:last] in self._begins:
                 places.add(at + 1)
         for end in range(first + 1, min(first + self._longest, last) + 1):
-            if any(spelling.endswith(text[first:end]) for spelling in self._spellings):
+            if text[first:end] in self._ends:
                 places.add(end - 1)
         cuts = [0, *sorted(places), len(text)]
         return self._marker.join(text[a:b] for a, b in pairwise(cuts)) if places else text
+
+
+@lru_cache(8)
+def _parts(
+    spellings: tuple[str, ...],
+) -> tuple[re.Pattern[str], frozenset[str], frozenset[str]]:
+    """What finds where spellings start, also where they overlap; every beginning and every end."""
+    starts = re.compile(f"(?={'|'.join(map(re.escape, spellings)) or '(?!)'})")
+    begins = frozenset(s[:at] for s in spellings for at in range(1, len(s) + 1))
+    ends = frozenset(s[at:] for s in spellings for at in range(len(s)))
+    return starts, begins, ends

@@ -25,7 +25,8 @@ _FIM = {
 }
 """GGUF writers call these control tokens; the official tokenizer keeps them in decoded text."""
 
-_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
+"""Token types of GGUF."""
 
 
 def from_gguf(metadata: Mapping[str, object]) -> Vocabulary:
@@ -46,12 +47,12 @@ def from_gguf(metadata: Mapping[str, object]) -> Vocabulary:
     types = _array(metadata, "token_type", int)
     if len(types) != len(tokens):
         raise CheckpointError(f"{where}: {len(tokens)} tokens but {len(types)} token types")
-    if strange := set(types) - {_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED}:
+    if strange := set(types) - {NORMAL, CONTROL, USER_DEFINED, UNUSED}:
         raise UnsupportedModelError(f"{where}: tokens of type {min(strange)} are not supported")
-    normal = [token for token, kind in zip(tokens, types) if kind == _NORMAL]
-    added = [(t, i) for i, t in enumerate(tokens) if types[i] in (_CONTROL, _USER_DEFINED)]
-    special = [i for t, i in added if types[i] == _CONTROL and t not in _FIM]
-    if types[: len(normal)].count(_NORMAL) != len(normal):
+    normal = [token for token, kind in zip(tokens, types) if kind == NORMAL]
+    added = [(t, i) for i, t in enumerate(tokens) if types[i] in (CONTROL, USER_DEFINED)]
+    special = [i for t, i in added if types[i] == CONTROL and t not in _FIM]
+    if types[: len(normal)].count(NORMAL) != len(normal):
         raise CheckpointError(f"{where}: an added token stands among the ordinary ones")
     eos = metadata.get("tokenizer.ggml.eos_token_id")
     eos = eos if isinstance(eos, int) else None

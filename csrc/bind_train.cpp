@@ -1,0 +1,235 @@
+// Python's view of the training kernels: addresses and sizes of tensors the caller keeps alive and
+// has checked (qwell/train/kernels.py), rows dealt to threads, no algorithm.
+#include "bind.h"
+
+#include <algorithm>
+#include <atomic>
+#include <mutex>
+#include <stdexcept>
+#include <vector>
+
+#include "cpu.h"
+#include "team.h"
+#include "tile_health.h"
+#include "train/attention.h"
+#include "train/gemm.h"
+#include "train/rows.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace qwell {
+namespace {
+
+#if defined(__x86_64__)
+
+template <class P>
+P* at(uintptr_t address) {
+  return reinterpret_cast<P*>(address);
+}
+using Address = uintptr_t;
+using Half = const uint16_t;
+
+const TrainRows& kRows = kTrainRowsAvx512;
+
+// Threads and scratch memory of the kernels; calls take turns.
+class TrainKernels {
+ public:
+  explicit TrainKernels(int threads) : team_(threads) {}
+  static bool runs_here() { return amx_status() == "ok" && cpu().avx512_bf16; }
+
+  void gemm(Address a, int64_t a_row, int64_t a_column, Address b, int64_t b_row, int64_t b_column, Address bias,
+            Address c, int m, int n, int k, bool add) {
+    if ((a_row != 1 && a_column != 1) || (b_row != 1 && b_column != 1) || m < 1 || n < 1 || k < 1)
+      throw std::invalid_argument("gemm: an operand has no contiguous axis, or nothing in it");
+    nb::gil_scoped_release release;
+    const std::lock_guard lock(mutex_);
+    gemm_amx(team_, scratch_,
+             {{at<Half>(a), a_row, a_column},
+              {at<Half>(b), b_row, b_column},
+              at<Half>(bias),
+              at<uint16_t>(c),
+              n,
+              m,
+              n,
+              k,
+              add});
+  }
+
+  void norm(Address x, Address weight, Address y, Address rstd, int64_t rows, int n, float eps) {
+    deal(rows, 1, [=](int, int64_t lo, int64_t hi) {
+      for (int64_t r = lo; r < hi; r++)
+        kRows.norm(at<Half>(x) + r * n, at<Half>(weight), n, eps, at<uint16_t>(y) + r * n, at<float>(rstd) + r);
+    });
+  }
+
+  void norm_back(Address grad, Address x, Address weight, Address rstd, Address grad_x, Address grad_weight,
+                 int64_t rows, int n) {
+    std::vector<float> sums(grad_weight ? size_t(team_.size()) * n : 0, 0.0f);
+    deal(rows, 1, [&](int id, int64_t lo, int64_t hi) {
+      for (int64_t r = lo; r < hi; r++)
+        kRows.norm_back(at<Half>(grad) + r * n, at<Half>(x) + r * n, at<Half>(weight), n, at<const float>(rstd)[r],
+                        at<uint16_t>(grad_x) + r * n, grad_weight ? sums.data() + int64_t(id) * n : nullptr);
+    });
+    for (size_t i = 0; i < sums.size(); i++) at<float>(grad_weight)[i % n] += sums[i];
+  }
+
+  void rope(Address x, Address cos, Address sin, Address y, int64_t rows, int heads, int half, float sign) {
+    const int64_t width = int64_t(heads) * half * 2;
+    deal(rows, 1, [=](int, int64_t lo, int64_t hi) {
+      for (int64_t r = lo; r < hi; r++)
+        kRows.rope(at<Half>(x) + r * width, at<const float>(cos) + r * half, at<const float>(sin) + r * half, heads,
+                   half, sign, at<uint16_t>(y) + r * width);
+    });
+  }
+
+  void silu_mul(Address gate, Address up, Address y, int64_t n) {
+    deal(n, 1024, [=](int, int64_t lo, int64_t hi) {
+      kRows.silu_mul(at<Half>(gate) + lo, at<Half>(up) + lo, hi - lo, at<uint16_t>(y) + lo);
+    });
+  }
+
+  void silu_mul_back(Address grad, Address gate, Address up, Address grad_gate, Address grad_up, int64_t n) {
+    deal(n, 1024, [=](int, int64_t lo, int64_t hi) {
+      kRows.silu_mul_back(at<Half>(grad) + lo, at<Half>(gate) + lo, at<Half>(up) + lo, hi - lo,
+                          at<uint16_t>(grad_gate) + lo, at<uint16_t>(grad_up) + lo);
+    });
+  }
+
+  void cross_entropy(Address logits, Address targets, Address nll, int64_t rows, int n, float scale) {
+    for (int64_t r = 0; r < rows; r++)
+      if (at<const int64_t>(targets)[r] < 0 || at<const int64_t>(targets)[r] >= n)
+        throw std::invalid_argument("cross_entropy: a target is outside the vocabulary");
+    deal(rows, 1, [=](int, int64_t lo, int64_t hi) {
+      for (int64_t r = lo; r < hi; r++)
+        at<float>(nll)[r] =
+            kRows.cross_entropy(at<uint16_t>(logits) + r * n, n, int(at<const int64_t>(targets)[r]), scale);
+    });
+  }
+
+  // q, out [rows, heads, head_dim]; k, v [rows, kv_heads, head_dim]; lse [rows, heads]; splits
+  // [seqs + 1] int32. With grad_out: the backward pass.
+  void attention(Address q, Address k, Address v, Address out, Address lse, Address splits, int seqs, int heads,
+                 int kv_heads, int head_dim, Address grad_out, Address grad_q, Address grad_k, Address grad_v) {
+    const int64_t q_row = int64_t(heads) * head_dim, kv_row = int64_t(kv_heads) * head_dim;
+    const int group = heads / kv_heads;
+    const auto job = [=](int item) {
+      const int head = item % kv_heads, lo = at<const int32_t>(splits)[item / kv_heads];
+      const int64_t own_q = lo * q_row + int64_t(head) * group * head_dim, own = lo * kv_row + int64_t(head) * head_dim;
+      return AttentionJob{at<Half>(q) + own_q,
+                          at<Half>(k) + own,
+                          at<Half>(v) + own,
+                          q_row,
+                          kv_row,
+                          at<const int32_t>(splits)[item / kv_heads + 1] - lo,
+                          head_dim,
+                          group,
+                          at<uint16_t>(out) + own_q,
+                          at<float>(lse) + int64_t(lo) * heads + head * group,
+                          heads,
+                          at<Half>(grad_out) + own_q,
+                          at<uint16_t>(grad_q) + own_q,
+                          at<uint16_t>(grad_k) + own,
+                          at<uint16_t>(grad_v) + own};
+    };
+    std::atomic<int> next{0};
+    attention_.resize(team_.size());
+    deal(team_.size(), 1, [&](int id, int64_t, int64_t) {
+      for (int item; (item = next++) < seqs * kv_heads;)
+        (grad_out ? attention_backward : attention_forward)(kRows, attention_[id], job(item));
+    });
+  }
+
+  void dequantise(Address codes, Address scale, Address minimum, int bits, int zero, int group, int64_t rows, int n,
+                  Address out) {
+    if (group < 16 || group % 16 || n % group || (bits == 4 && n % 32))
+      throw std::invalid_argument("dequantise: groups must be whole multiples of sixteen");
+    const int groups = n / group;
+    deal(rows, 1, [=](int, int64_t lo, int64_t hi) {
+      for (int64_t r = lo; r < hi; r++)
+        kRows.dequantise(at<const uint8_t>(codes) + r * n * bits / 8, at<const float>(scale) + r * groups,
+                         minimum ? at<const float>(minimum) + r * groups : nullptr, bits, zero, group, n,
+                         at<uint16_t>(out) + r * n);
+    });
+  }
+
+  double square_sum(Address x, int64_t n) {
+    std::vector<double> sums(team_.size(), 0.0);
+    deal(n, 4096, [&](int id, int64_t lo, int64_t hi) { sums[id] = kRows.square_sum(at<Half>(x) + lo, hi - lo); });
+    double total = 0;
+    for (double sum : sums) total += sum;
+    return total;
+  }
+
+  void adamw(Address weight, Address grad, int64_t n, Address m, Address v, Address m_scale, Address v_scale,
+             Address low, float beta1, float beta2, float eps, float decay, float lr, float grad_scale, float correct1,
+             float correct2, uint64_t seed) {
+    AdamWState state{};
+    if (m_scale) {
+      state.m8 = at<uint8_t>(m), state.v8 = at<uint8_t>(v);
+      state.m_scale = at<float>(m_scale), state.v_scale = at<float>(v_scale);
+    } else {
+      state.m = at<float>(m), state.v = at<float>(v);
+    }
+    state.low = at<int16_t>(low);
+    const AdamW step{beta1, beta2, eps, decay, lr, grad_scale, correct1, correct2, seed};
+    deal(n, 256,
+         [=](int, int64_t lo, int64_t hi) { kRows.adamw(step, state, at<uint16_t>(weight), at<Half>(grad), lo, hi); });
+  }
+
+ private:
+  // Cuts 0 .. n into one part a thread, at multiples of `grain`.
+  template <class Work>
+  void deal(int64_t n, int64_t grain, const Work& work) {
+    struct Job {
+      const Work& work;
+      int64_t n, share;
+    } job{work, n, ((n + team_.size() - 1) / team_.size() + grain - 1) / grain * grain};
+    nb::gil_scoped_release release;
+    const std::lock_guard lock(mutex_);
+    team_.run(
+        [](void* context, int id) {
+          const Job& j = *static_cast<Job*>(context);
+          const int64_t lo = std::min(j.n, id * j.share), hi = std::min(j.n, lo + j.share);
+          if (lo < hi) j.work(id, lo, hi);
+        },
+        &job);
+  }
+
+  std::mutex mutex_;
+  Team team_;
+  GemmScratch scratch_;
+  std::vector<AttentionScratch> attention_;
+};
+
+#endif
+
+}  // namespace
+
+void bind_train(nb::module_& m) {
+#if defined(__x86_64__)
+  nb::class_<TrainKernels>(m, "TrainKernels")
+      .def(nb::init<int>(), "threads"_a)
+      .def_static("runs_here", &TrainKernels::runs_here)
+      .def("gemm", &TrainKernels::gemm, "a"_a, "a_row"_a, "a_column"_a, "b"_a, "b_row"_a, "b_column"_a, "bias"_a, "c"_a,
+           "m"_a, "n"_a, "k"_a, "add"_a)
+      .def("norm", &TrainKernels::norm, "x"_a, "weight"_a, "y"_a, "rstd"_a, "rows"_a, "n"_a, "eps"_a)
+      .def("norm_back", &TrainKernels::norm_back, "grad"_a, "x"_a, "weight"_a, "rstd"_a, "grad_x"_a, "grad_weight"_a,
+           "rows"_a, "n"_a)
+      .def("rope", &TrainKernels::rope, "x"_a, "cos"_a, "sin"_a, "y"_a, "rows"_a, "heads"_a, "half"_a, "sign"_a)
+      .def("silu_mul", &TrainKernels::silu_mul, "gate"_a, "up"_a, "y"_a, "n"_a)
+      .def("silu_mul_back", &TrainKernels::silu_mul_back, "grad"_a, "gate"_a, "up"_a, "grad_gate"_a, "grad_up"_a, "n"_a)
+      .def("cross_entropy", &TrainKernels::cross_entropy, "logits"_a, "targets"_a, "nll"_a, "rows"_a, "n"_a, "scale"_a)
+      .def("attention", &TrainKernels::attention, "q"_a, "k"_a, "v"_a, "out"_a, "lse"_a, "splits"_a, "seqs"_a,
+           "heads"_a, "kv_heads"_a, "head_dim"_a, "grad_out"_a, "grad_q"_a, "grad_k"_a, "grad_v"_a)
+      .def("dequantise", &TrainKernels::dequantise, "codes"_a, "scale"_a, "minimum"_a, "bits"_a, "zero"_a, "group"_a,
+           "rows"_a, "n"_a, "out"_a)
+      .def("square_sum", &TrainKernels::square_sum, "x"_a, "n"_a)
+      .def("adamw", &TrainKernels::adamw, "weight"_a, "grad"_a, "n"_a, "m"_a, "v"_a, "m_scale"_a, "v_scale"_a, "low"_a,
+           "beta1"_a, "beta2"_a, "eps"_a, "decay"_a, "lr"_a, "grad_scale"_a, "correct1"_a, "correct2"_a, "seed"_a);
+#else
+  (void)m;
+#endif
+}
+
+}  // namespace qwell

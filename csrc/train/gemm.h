@@ -1,0 +1,44 @@
+// Matrix products of training: bf16 operands in either order, float32 sums, bf16 result.
+//
+// C[m][n] = sum over k of A[m][k] * B[k][n], k ascending in blocks of 32 pairs-wise dots (TDPBF16PS),
+// then + bias[n], then + the old C if `add`, rounded once to nearest even. Which thread computes a
+// tile, and how rows are blocked, never changes a bit.
+#pragma once
+
+#include <cstdint>
+
+#include "../memory.h"
+#include "../team.h"
+
+namespace qwell {
+
+// A matrix in memory: element (i, j) at data[i * row + j * column]; one of the strides is 1.
+struct Bf16Matrix {
+  const uint16_t* data;
+  int64_t row, column;
+};
+
+struct Gemm {
+  Bf16Matrix a, b;       // [m, k], [k, n]
+  const uint16_t* bias;  // [n] or null
+  uint16_t* c;           // [m, n], rows `c_row` elements apart
+  int64_t c_row;
+  int m, n, k;
+  bool add;
+  float* sums = nullptr;  // where the result goes unrounded instead of c, rows c_row apart
+};
+
+// Memory of one gemm: grows to what the largest asked for, and stays.
+class GemmScratch {
+ public:
+  uint8_t* at_least(int64_t bytes);  // in 2 MB pages where there are any; throws std::bad_alloc
+
+ private:
+  Region region_;
+};
+
+// Need AMX_BF16 (amx_status() == "ok"). The second runs on the calling thread alone.
+void gemm_amx(Team& team, GemmScratch& scratch, const Gemm& gemm);
+void gemm_amx(GemmScratch& scratch, const Gemm& gemm);
+
+}  // namespace qwell

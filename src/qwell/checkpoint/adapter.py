@@ -1,0 +1,293 @@
+"""A low-rank adapter in PEFT's layout: adapter_config.json and adapter_model.safetensors.
+
+A linear y = W x (+ b) of the model becomes y + scale * B (A x), with A [r, in] and B [out, r]
+(LoRA, arXiv:2106.09685); scale is alpha / r, or alpha / sqrt(r) (rsLoRA, arXiv:2312.03732). What
+would compute something else (DoRA, biases, whole modules beside it) is refused by name, and so is
+every key this page does not know.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qwell.checkpoint.blocks import Bytes, Floats
+from qwell.checkpoint.encode import Source
+from qwell.checkpoint.folder import PICKLES, refuse_pickle
+from qwell.checkpoint.mapped import map_file, quoted, read_object
+from qwell.checkpoint.names import expected
+from qwell.checkpoint.safetensors import read_safetensors
+from qwell.checkpoint.tensor import Tensor, check_finite
+from qwell.config import ModelConfig
+from qwell.errors import CheckpointError, NotFoundError, UnsupportedModelError
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+MAX_RANK = 4096
+_PREFIX = "base_model.model."
+
+_INERT = {
+    *("auto_mapping", "base_model_name_or_path", "inference_mode", "parent_library"),
+    *("peft_version", "revision", "runtime_config", "task_type"),
+    *("corda_config", "eva_config", "exclude_modules", "layers_pattern", "loftq_config"),
+    *("lora_dropout", "megatron_core", "qalora_group_size"),
+}
+"""Keys that say how it was trained or whose it is, and change nothing that is computed."""
+_READ = {
+    *("alpha_pattern", "bias", "init_lora_weights", "layers_to_transform", "lora_alpha"),
+    *("peft_type", "r", "rank_pattern", "target_modules", "use_rslora"),
+}
+_INITS = (None, True, False, "gaussian", "orthogonal", "eva")
+"""Starts that leave the model's own weights as they were; PiSSA, OLoRA, LoftQ and CorDA do not."""
+
+
+@dataclass(frozen=True, eq=False)
+class Folded:
+    """B with the scale in it: [out, r] float32."""
+
+    tensor: Tensor
+    scale: float
+
+    @property
+    def name(self) -> str:
+        return self.tensor.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tensor.shape
+
+    @property
+    def dtype(self) -> str:
+        return "F32"
+
+    @property
+    def data(self) -> Bytes:
+        return self.float32().reshape(-1).view(np.uint8)
+
+    def float32(self, start: int = 0, stop: int | None = None) -> Floats:
+        return self.tensor.float32(start, stop) * np.float32(self.scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Lora:
+    """What one linear gets: y + b (a x)."""
+
+    a: Tensor
+    """[r, in]"""
+    b: Folded
+    """[out, r], scaled"""
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """An opened, checked adapter of a model."""
+
+    folder: Path
+    loras: Mapping[str, Lora]
+    """By the linear, as in model.layers.0.self_attn.q_proj; in the order of the model."""
+
+    @cached_property
+    def id(self) -> str:
+        """Names its content: a hash of both files."""
+        digest = hashlib.sha256()
+        for name in (CONFIG, WEIGHTS):
+            digest.update(map_file(self.folder / name).data)
+        return digest.hexdigest()[:16]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(len(lora.a.data) + len(lora.b.tensor.data) for lora in self.loras.values())
+
+
+def open_adapter(folder: Path, config: ModelConfig) -> Adapter:
+    """Opens the adapter in `folder` for a model of this config.
+
+    Raises NotFoundError, CheckpointError (damaged, or of another model), UnsupportedModelError
+    for what qwell does not compute."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise NotFoundError(f"{folder}: there is no {CONFIG}; give the folder of a PEFT adapter")
+    if not (folder / WEIGHTS).is_file():
+        for pickle in (child for child in folder.iterdir() if child.name.endswith(PICKLES)):
+            refuse_pickle(pickle)
+        raise NotFoundError(f"{folder}: there is no {WEIGHTS}; give the folder of a PEFT adapter")
+    rules = _Rules(read_object(path), path)
+    shapes = {
+        name.removesuffix(".weight"): (shape[0], shape[1])
+        for name, shape in expected(config)
+        if name.startswith("model.layers.") and len(shape) == 2
+    }
+    return Adapter(folder, _loras(read_safetensors(folder / WEIGHTS), rules, shapes))
+
+
+def _loras(
+    found: dict[str, Tensor], rules: _Rules, shapes: Mapping[str, tuple[int, int]]
+) -> dict[str, Lora]:
+    _check_names(found, shapes)
+    loras = {}
+    for module, (out, width) in shapes.items():
+        if f"{_PREFIX}{module}.lora_A.weight" not in found:
+            rules.check_absent(module)
+            continue
+        rank = rules.rank(module)
+        a = _factor(found, module, "lora_A", (rank, width))
+        b = _factor(found, module, "lora_B", (out, rank))
+        loras[module] = Lora(a, Folded(b, rules.scale(module)))
+    if not loras:
+        raise CheckpointError(f"{rules.path}: the adapter changes no matrix of this model")
+    return loras
+
+
+def _check_names(found: Mapping[str, Tensor], shapes: Mapping[str, object]) -> None:
+    """Every tensor is the A or B of a linear the model has."""
+    for name, tensor in found.items():
+        match = re.fullmatch(rf"{re.escape(_PREFIX)}(.+)\.lora_[AB]\.weight", name)
+        if match and match[1] in shapes:
+            continue
+        known = ".lora_" not in name or "embed" in name or "lm_head" in name or "magnitude" in name
+        if known:
+            raise UnsupportedModelError(
+                f"{tensor.source}: tensor {quoted(name)} is not supported; qwell runs adapters of "
+                "the linear layers q, k, v, o, gate, up and down"
+            )
+        raise CheckpointError(
+            f"{tensor.source}: tensor {quoted(name)} fits no matrix of this model with "
+            f"{len(shapes) // 7} layers; the adapter is of another model"
+        )
+
+
+def _factor(found: Mapping[str, Tensor], module: str, which: str, shape: tuple[int, int]) -> Tensor:
+    name = f"{_PREFIX}{module}.{which}.weight"
+    tensor = found.get(name)
+    if tensor is None:
+        raise CheckpointError(f"tensor {name} is missing; the adapter is cut, fetch it again")
+    if tensor.shape != shape:
+        raise CheckpointError(
+            f"{tensor.source}: tensor {name} has shape {tensor.shape}, its rank and this model ask "
+            f"for {shape}; the adapter is of another model"
+        )
+    check_finite(tensor)
+    return replace(tensor, name=name.removeprefix(_PREFIX))
+
+
+class _Rules:
+    """adapter_config.json: rank and scale of each linear."""
+
+    def __init__(self, raw: Mapping[str, Any], path: Path) -> None:
+        self.raw, self.path = raw, path
+        self._refuse_foreign()
+        self.patterns = {key: self._patterns(key) for key in ("rank_pattern", "alpha_pattern")}
+        self._number("r", raw.get("r"))
+        self._number("lora_alpha", raw.get("lora_alpha"))
+
+    def rank(self, module: str) -> int:
+        rank = self._of("rank_pattern", "r", module)
+        if rank != int(rank) or not 1 <= rank <= MAX_RANK:
+            raise CheckpointError(f"{self.path}: the rank {rank} is not 1 to {MAX_RANK}")
+        return int(rank)
+
+    def scale(self, module: str) -> float:
+        rank, alpha = self.rank(module), self._of("alpha_pattern", "lora_alpha", module)
+        return alpha / (sqrt(rank) if self.raw.get("use_rslora") else rank)
+
+    def check_absent(self, module: str) -> None:
+        """Raises CheckpointError if the config says that the linear has an adapter."""
+        targets, layers = self.raw.get("target_modules"), self.raw.get("layers_to_transform")
+        layers = [layers] if isinstance(layers, int) else layers
+        if layers is not None and not isinstance(layers, list):
+            raise CheckpointError(f"{self.path}: layers_to_transform is no list of layers")
+        if layers is not None and int(module.split(".")[2]) not in layers:
+            return
+        if self.raw.get("exclude_modules") is not None or not isinstance(targets, list):
+            return
+        if any(_fits(str(target), module) for target in targets):
+            raise CheckpointError(
+                f"{self.path}: target_modules names {module}, but the weights hold no adapter "
+                "of it: it is incomplete, or of another model"
+            )
+
+    def _of(self, patterns: str, key: str, module: str) -> float:
+        found = (v for name, v in self.patterns[patterns].items() if _fits(name, module))
+        return next(found, float(self.raw[key]))
+
+    def _patterns(self, key: str) -> dict[str, float]:
+        """PEFT reads these names as regular expressions; they are plain names in all it writes."""
+        raw = self.raw.get(key) or {}
+        if not isinstance(raw, dict):
+            raise CheckpointError(f"{self.path}: {key} is not an object")
+        for name in raw:
+            if not re.fullmatch(r"\^?[\w.]{1,200}", name):
+                raise UnsupportedModelError(
+                    f"{self.path}: {key} has the pattern {quoted(name)}; qwell reads plain names"
+                )
+        return {name: self._number(key, value) for name, value in raw.items()}
+
+    def _number(self, key: str, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
+            raise CheckpointError(
+                f"{self.path}: {key} is {quoted(str(value))}, not a number above 0"
+            )
+        return float(value)
+
+    def _refuse_foreign(self) -> None:
+        raw = self.raw
+        if raw.get("peft_type") != "LORA":
+            kind = quoted(str(raw.get("peft_type")))
+            raise UnsupportedModelError(f"{self.path}: peft_type is {kind}; qwell runs LORA")
+        wrong = {key: value for key, value in raw.items() if value and key not in _INERT | _READ}
+        if raw.get("bias", "none") != "none":
+            wrong["bias"] = raw["bias"]
+        if raw.get("init_lora_weights") not in _INITS:
+            wrong["init_lora_weights"] = raw["init_lora_weights"]
+        for key, value in wrong.items():
+            raise UnsupportedModelError(
+                f"{self.path}: {key} = {quoted(str(value))} is not supported; merge the adapter "
+                "with PEFT and give the merged model"
+            )
+
+
+def _fits(pattern: str, module: str) -> bool:
+    """PEFT's rule: the name as a whole, or its end after a dot."""
+    if pattern.startswith("^"):
+        return module == pattern[1:]
+    return module == pattern or module.endswith(f".{pattern}")
+
+
+@dataclass(frozen=True, eq=False)
+class Merged:
+    """A matrix with its adapter in it: W + B A, in float32."""
+
+    base: Source
+    lora: Lora
+
+    @property
+    def name(self) -> str:
+        return self.base.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.base.shape
+
+    @property
+    def dtype(self) -> str:
+        return "F32"
+
+    def float32(self, start: int = 0, stop: int | None = None) -> Floats:
+        change: Floats = self.lora.b.float32(start, stop) @ self.lora.a.float32()
+        return self.base.float32(start, stop) + change
+
+
+def merged(tensors: Mapping[str, Source], adapter: Adapter) -> dict[str, Source]:
+    """The model's weights with the adapter in them; nothing is computed before it is asked for."""
+    return {
+        name: Merged(tensor, adapter.loras[module]) if module in adapter.loras else tensor
+        for name, tensor in tensors.items()
+        for module in (name.removesuffix(".weight"),)
+    }

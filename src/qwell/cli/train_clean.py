@@ -1,0 +1,83 @@
+"""`qwell train clean DATA --out FILE`: what is worth learning from, and a report of what is not.
+
+Writes JSON lines beside a report (FILE with .report.json) that counts what every step changed or
+dropped, with examples. Texts and conversations alike.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qwell.cli.opening import fetch
+from qwell.cli.options import Option, text
+from qwell.cli.terminal import Progress, note
+from qwell.errors import UsageError
+
+if TYPE_CHECKING:
+    from qwell.data.clean import CleaningReport
+
+OPTIONS = {
+    "clean": (
+        Option("data", type=text, metavar="DATA", help="file or folder of texts or conversations"),
+        Option("--out", required=True, metavar="FILE", help="JSON lines to write"),
+        Option("--near", type=float, metavar="X", help="likeness of near duplicates (0.8); 0: off"),
+        Option("--no-repair", action="store_true", help="leave Unicode as it is"),
+        Option("--against", metavar="TEST", help="leave out what overlaps with this test data"),
+        Option("--model", metavar="MODEL", help="whose tokens are compared, with --against"),
+        Option("--field", metavar="NAME", help="where the text of an object stands"),
+    )
+}
+
+
+def clean(
+    data: str,
+    *,
+    out: str,
+    near: float = 0.8,
+    no_repair: bool = False,
+    against: str | None = None,
+    model: str | None = None,
+    field: str | None = None,
+) -> None:
+    """Writes `out` and its report; says what each step did."""
+    from qwell.data.clean import clean as clean_records
+    from qwell.data.clean import said
+    from qwell.data.folder import open_records
+
+    if not 0 <= near <= 1:
+        raise UsageError(f"--near {near} is no likeness from 0 to 1")
+    if against and not model:
+        raise UsageError("--against compares tokens: name a --model whose tokenizer to take")
+    records = open_records(data).records
+    test = open_records(against).records if against else ()
+    tokenizer = None
+    if model:
+        from qwell.engine.load import load_tokenizer
+
+        fetch(model)
+        tokenizer = load_tokenizer(model)
+    bar = Progress("cleaning")
+    try:
+        left, report = clean_records(
+            records,
+            repair=not no_repair,
+            near=near or None,
+            tests=[said(test[at]) for at in range(len(test))],
+            tokenizer=tokenizer,
+            field=field,
+            progress=lambda _, done, total: bar(done, total),
+        )
+    finally:
+        bar.close()
+    left.save(Path(out))
+    report.save(Path(f"{out}.report.json"))
+    _tell(report, out)
+
+
+def _tell(report: CleaningReport, out: str) -> None:
+    for step in report.steps:
+        print(f"{step.name}: {step.dropped:,} dropped, {step.changed:,} changed of {step.seen:,}")
+        for example in step.examples:
+            print(f"    {example}")
+    note(f"{report.kept:,} of {report.seen:,} records are in {out}; report in {out}.report.json")

@@ -1,0 +1,40 @@
+"""`qwell train tour`: the life of a model in one command."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qwell.cli.options import Option
+from qwell.cli.terminal import note
+
+_NUMBERS: dict[str, tuple[Any, str]] = {
+    "pretrain_minutes": (float, "time of pre-training (9)"),
+    "sft_minutes": (float, "time of fine-tuning (5)"),
+    "corpus_bytes": (int, "text gathered from this machine (24000000)"),
+    "held_out_bytes": (int, "held-out text to measure on (300000)"),
+    "vocab_size": (int, "tokens of the tokenizer (8192)"),
+    "hidden_size": (int, "of the model, a multiple of 64 (384)"),
+    "layers": (int, "of the model (6)"),
+    "rows_per_task": (int, "questions to learn of each task (4000)"),
+    "tests_per_task": (int, "questions held out of each task (40)"),
+    "seed": (int, "of weights, orders and tasks (0)"),
+    "threads": (int, "threads; else as many cores as this process may use"),
+}
+
+OPTIONS: dict[str, tuple[Option, ...]] = {
+    "tour": (
+        Option("--out", metavar="FOLDER", help="folder of everything it makes (runs/tour)"),
+        *(
+            Option(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=line)
+            for name, (kind, line) in _NUMBERS.items()
+        ),
+    )
+}
+
+
+def tour(**given: Any) -> None:
+    """Prints where the report is."""
+    from qwell.train.tour import TourConfig
+    from qwell.train.tour import tour as run
+
+    print(run(TourConfig(**given), note))

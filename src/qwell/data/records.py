@@ -1,0 +1,259 @@
+"""Files -> records, any of which can be read alone.
+
+What is held in memory is where each record begins (8 bytes a line), never the records, so a corpus
+may be larger than the machine. Parquet is read by row group and says so (`blocks`), since a single
+row cannot be had for less. A record knows its file and line.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwell.errors import DataError, NotFoundError
+
+PIECE = 1 << 16
+"""Bytes of a plain text file that are one record at most; longer files are cut at a line end, so
+that a corpus in one file can be shuffled."""
+_CHUNK = 1 << 20
+_BLANK = 16  # bytes; a longer line of white space is refused
+_GROUPS = 16  # row groups of Parquet files held at a time
+
+
+@dataclass(frozen=True)
+class Record:
+    """`value`: the text of a file, or the object of a line or row."""
+
+    value: Any
+    place: str
+    """`file:line`, for people."""
+    is_end: bool = True
+    """False where the document goes on in the next record."""
+
+
+class Records(Protocol):
+    """A sequence of records. `blocks` says how many lie together: one block if any record can be
+    read at the same cost, else as many as are read at a time."""
+
+    @property
+    def blocks(self) -> Sequence[int]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, at: int) -> Record: ...
+
+
+class JsonLines:
+    """One JSON object a line; blank lines are no records."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        starts = _line_starts(path)
+        short = np.flatnonzero(np.diff(starts) <= _BLANK).tolist()
+        blank = [line for line in short if not _bytes(path, starts, line)]
+        self._lines = np.delete(np.arange(len(starts) - 1), blank)
+        self._starts = starts
+        self.blocks = [len(self)]
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __getitem__(self, at: int) -> Record:
+        line = int(self._lines[at])
+        place = f"{self._path}:{line + 1}"
+        return Record(_parsed(_bytes(self._path, self._starts, line), place), place)
+
+
+class JsonFile:
+    """One JSON list of objects, held in memory whole."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._values = _parsed(_read(path), str(path))
+        if not isinstance(self._values, list):
+            raise DataError(f"{path}: is not a list of objects: give a list, or JSON lines")
+        self.blocks = [len(self)]
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, at: int) -> Record:
+        return Record(self._values[at], f"{self._path}: entry {at + 1}")
+
+
+class TextFiles:
+    """Plain text and code: one document a file, in records of at most `piece` bytes (PIECE). Every
+    file must be UTF-8."""
+
+    def __init__(self, paths: Sequence[Path], piece: int | None = None) -> None:
+        self._paths = paths
+        cuts = [_text_cuts(path, piece or PIECE) for path in paths]
+        self._cuts = cuts
+        self._ends = list(accumulate(len(c) - 1 for c in cuts))
+        self.blocks = [len(self)]
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, at: int) -> Record:
+        file = bisect_right(self._ends, at)
+        cuts = self._cuts[file]
+        piece = at - self._ends[file] + len(cuts) - 1
+        path = self._paths[file]
+        raw = _read(path, cuts[piece], cuts[piece + 1])
+        is_whole = len(cuts) == 2
+        place = str(path) if is_whole else f"{path}: bytes {cuts[piece]}-{cuts[piece + 1]}"
+        return Record(_decoded(raw, place), place, is_end=piece + 2 == len(cuts))
+
+
+class Parquet:
+    """One object a row. Needs pyarrow."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.blocks = _row_groups(path)
+        self._ends = list(accumulate(self.blocks))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, at: int) -> Record:
+        group = bisect_right(self._ends, at)
+        row = at - (self._ends[group] - self.blocks[group])
+        value = _row_group(self._path, group).slice(row, 1).to_pylist()[0]
+        return Record(value, f"{self._path}: row {at + 1}")
+
+
+class Joined:
+    """Several sequences of records as one."""
+
+    def __init__(self, parts: Sequence[Records]) -> None:
+        self._parts = parts
+        self._ends = list(accumulate(map(len, parts)))
+        self.blocks = joined_blocks([part.blocks for part in parts])
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, at: int) -> Record:
+        part = bisect_right(self._ends, at)
+        return self._parts[part][at - self._ends[part] + len(self._parts[part])]
+
+
+def joined_blocks(parts: Sequence[Sequence[int]]) -> list[int]:
+    """Neighbours that are one block each become one: any record of them can be read alone."""
+    blocks: list[int] = []
+    was_single = False
+    for part in parts:
+        is_single = len(part) == 1
+        if is_single and was_single:
+            blocks[-1] += part[0]
+        else:
+            blocks += part
+        was_single = is_single
+    return blocks
+
+
+def _line_starts(path: Path) -> NDArray[np.int64]:
+    """Where each line begins, and the size of the file behind the last."""
+    found, at = [np.zeros(1, np.int64)], 0
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                found.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == 10) + (at + 1))
+                at += len(chunk)
+    except OSError as error:
+        raise NotFoundError(f"{path}: cannot be read ({error.strerror}): check it") from error
+    starts = np.concatenate(found)
+    return starts if starts[-1] == at else np.append(starts, at)
+
+
+def _bytes(path: Path, starts: NDArray[np.int64], line: int) -> bytes:
+    return _read(path, int(starts[line]), int(starts[line + 1])).strip()
+
+
+def _read(path: Path, start: int = 0, end: int | None = None) -> bytes:
+    """Bytes start..end of a file, which must still have them."""
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            raw = file.read() if end is None else file.read(end - start)
+    except OSError as error:
+        raise NotFoundError(f"{path}: cannot be read ({error.strerror}): check it") from error
+    if end is not None and len(raw) < end - start:
+        raise DataError(f"{path}: has become shorter while it was in use: start again")
+    return raw
+
+
+def _parsed(raw: bytes, place: str) -> Any:
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{place}: is not valid JSON ({reason}): mend or remove it") from error
+
+
+def _decoded(raw: bytes, place: str) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{place}: is not UTF-8 (byte {error.start}): convert or remove it"
+        ) from error
+
+
+def _text_cuts(path: Path, piece: int) -> list[int]:
+    """Offsets 0, ..., size that cut a text file behind line ends into at most `piece` bytes."""
+    cuts = [0]
+    try:
+        with path.open("rb") as file:
+            while len(chunk := file.read(piece)) == piece:
+                cut = chunk.rfind(b"\n") + 1 or _character_start(chunk)
+                cuts.append(cuts[-1] + cut)
+                _decoded(chunk[:cut], f"{path} from byte {cuts[-2]}")
+                file.seek(cuts[-1])
+    except OSError as error:
+        raise NotFoundError(f"{path}: cannot be read ({error.strerror}): check it") from error
+    _decoded(chunk, f"{path} from byte {cuts[-1]}")
+    return [*cuts, cuts[-1] + len(chunk)] if chunk else cuts
+
+
+def _character_start(chunk: bytes) -> int:
+    """The last place at which a UTF-8 character begins."""
+    at = len(chunk) - 1
+    while at > 0 and chunk[at] & 0xC0 == 0x80:
+        at -= 1
+    return at or len(chunk)
+
+
+def _row_groups(path: Path) -> list[int]:
+    metadata = _parquet(path).metadata
+    return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+
+
+@lru_cache(_GROUPS)
+def _row_group(path: Path, group: int) -> Any:
+    return _parquet(path).read_row_group(group)
+
+
+def _parquet(path: Path) -> Any:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise NotFoundError(
+            f"{path}: reading Parquet needs pyarrow: pip install 'qwell[train]'"
+        ) from error
+    try:
+        return ParquetFile(path)
+    except OSError as error:
+        raise NotFoundError(f"{path}: cannot be read ({error}): check it") from error
+    except ArrowException as error:
+        raise DataError(f"{path}: is not a Parquet file ({error}): check it") from error

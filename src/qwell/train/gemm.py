@@ -1,0 +1,47 @@
+"""The three matrix products of a linear layer.
+
+Forward reads the weight [out, in] by rows, the input gradient reads it by columns, the weight
+gradient sums over rows of both operands. The native kernel packs either order into tiles; where
+it does not run, torch multiplies, and there the layout decides about a factor of two (LOG.md,
+2026-11-25), so the choice is made here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from qwell.train import kernels
+
+
+def product(
+    a: Tensor,
+    b: Tensor,
+    *,
+    bias: Tensor | None = None,
+    out: Tensor | None = None,
+    add: bool = False,
+) -> Tensor:
+    """[m, k] x [k, n] (+ bias [n]) -> [m, n]; with `add`, on top of what is in `out`."""
+    if kernels.takes(a, b, bias):
+        return kernels.product(a, b, bias=bias, out=out, add=add)
+    if add:
+        assert out is not None and bias is None
+        return out.addmm_(a, b)
+    y = torch.mm(a, b, out=out)
+    return y if bias is None else y.add_(bias)
+
+
+def matmul_nt(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """[M, K] x [N, K] (+ bias [N]) -> [M, N]: the forward product x W^T."""
+    return product(a, b.t(), bias=bias)
+
+
+def matmul_nn(a: Tensor, b: Tensor) -> Tensor:
+    """[M, K] x [K, N] -> [M, N]: the input gradient g W."""
+    return product(a, b)
+
+
+def matmul_tn(a: Tensor, b: Tensor) -> Tensor:
+    """[K, M] x [K, N] -> [M, N]: the weight gradient g^T x."""
+    return product(a.t(), b)

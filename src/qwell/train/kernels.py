@@ -1,0 +1,259 @@
+"""Native kernels over torch tensors: who may take them, and the calls.
+
+A kernel takes bf16 tensors on the CPU, contiguous but for the operands of `product`; everything
+else goes to the slow twins in `functions.py`, `losses.py` and `optim.py`. Both compute in float32
+and store bf16; tests tie them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import astuple
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from qwell.native.train import train_kernels
+
+if TYPE_CHECKING:
+    from qwell._core import TrainKernels
+    from qwell.train.optim import Update
+    from qwell.train.packed import Packed
+
+_made: dict[int, TrainKernels | None] = {}
+_off = 0
+
+
+@contextmanager
+def slow_twins() -> Iterator[None]:
+    """Inside, nothing is native: for tests."""
+    global _off  # noqa: PLW0603
+    _off += 1
+    try:
+        yield
+    finally:
+        _off -= 1
+
+
+def core() -> TrainKernels | None:
+    """The kernels over as many threads as torch uses, or None where they do not run."""
+    if _off:
+        return None
+    threads = torch.get_num_threads()
+    if threads not in _made:
+        _made.clear()
+        _made[threads] = train_kernels(threads)
+    return _made[threads]
+
+
+def takes(*tensors: Tensor | None) -> bool:
+    """Whether these tensors go to the native kernels."""
+    return (
+        all(
+            t is None or (t.dtype == torch.bfloat16 and t.device.type == "cpu" and t.numel() > 0)
+            for t in tensors
+        )
+        and core() is not None
+    )
+
+
+def _core() -> TrainKernels:
+    found = core()
+    assert found is not None, "ask takes() first"
+    return found
+
+
+def product(
+    a: Tensor,
+    b: Tensor,
+    *,
+    bias: Tensor | None = None,
+    out: Tensor | None = None,
+    add: bool = False,
+) -> Tensor:
+    """[m, k] x [k, n] (+ bias [n]) -> [m, n] bf16; views are read as they lie, rows or columns.
+
+    out: where the result goes, contiguous; add: on top of what is there, rounded once."""
+    (m, k), n = a.shape, b.shape[1]
+    assert b.shape[0] == k and (bias is None or bias.is_contiguous())
+    a, b = _one_axis(a), _one_axis(b)
+    c = torch.empty((m, n), dtype=torch.bfloat16) if out is None else out
+    assert c.shape == (m, n) and c.is_contiguous() and c.dtype == torch.bfloat16
+    _core().gemm(
+        a.data_ptr(),
+        a.stride(0),
+        a.stride(1),
+        b.data_ptr(),
+        b.stride(0),
+        b.stride(1),
+        0 if bias is None else bias.data_ptr(),
+        c.data_ptr(),
+        m,
+        n,
+        k,
+        add,
+    )
+    return c
+
+
+def _one_axis(x: Tensor) -> Tensor:
+    return x if 1 in x.stride() else x.contiguous()
+
+
+def norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """x [..., n] contiguous -> the normed rows, and 1 / rms of each, float32."""
+    y, n = torch.empty_like(x), len(weight)
+    rstd = torch.empty(x.numel() // n, dtype=torch.float32)
+    _core().norm(x.data_ptr(), weight.data_ptr(), y.data_ptr(), rstd.data_ptr(), len(rstd), n, eps)
+    return y, rstd
+
+
+def norm_back(
+    grad: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, need_weight: bool
+) -> tuple[Tensor, Tensor | None]:
+    grad_x, n = torch.empty_like(x), len(weight)
+    grad_weight = torch.zeros(n, dtype=torch.float32) if need_weight else None
+    _core().norm_back(
+        grad.data_ptr(),
+        x.data_ptr(),
+        weight.data_ptr(),
+        rstd.data_ptr(),
+        grad_x.data_ptr(),
+        0 if grad_weight is None else grad_weight.data_ptr(),
+        len(rstd),
+        n,
+    )
+    return grad_x, None if grad_weight is None else grad_weight.to(weight.dtype)
+
+
+def rope(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
+    """x [T, n, H] contiguous, cos and sin [T, H/2] float32; sign -1 turns back."""
+    y = torch.empty_like(x)
+    _core().rope(
+        x.data_ptr(),
+        cos.data_ptr(),
+        sin.data_ptr(),
+        y.data_ptr(),
+        len(x),
+        x.shape[1],
+        x.shape[2] // 2,
+        sign,
+    )
+    return y
+
+
+def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
+    y = torch.empty_like(gate)
+    _core().silu_mul(gate.data_ptr(), up.data_ptr(), y.data_ptr(), y.numel())
+    return y
+
+
+def silu_mul_back(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    grad_gate, grad_up = torch.empty_like(gate), torch.empty_like(up)
+    _core().silu_mul_back(
+        grad.data_ptr(),
+        gate.data_ptr(),
+        up.data_ptr(),
+        grad_gate.data_ptr(),
+        grad_up.data_ptr(),
+        grad.numel(),
+    )
+    return grad_gate, grad_up
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, splits: Tensor) -> tuple[Tensor, Tensor]:
+    """q [T, N, H], k and v [T, K, H] contiguous, splits [S + 1] int32 -> [T, N, H], and the
+    logarithm of every row's sum of exponentials [T, N] float32."""
+    out = torch.empty_like(q)
+    lse = torch.empty(q.shape[:2], dtype=torch.float32)
+    _attention(q, k, v, out, lse, splits, (0, 0, 0, 0))
+    return out, lse
+
+
+def attention_back(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, splits: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    made = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    addresses = (grad.data_ptr(), *(t.data_ptr() for t in made))
+    _attention(q, k, v, out, lse, splits, addresses)
+    return made
+
+
+def _attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    splits: Tensor,
+    backward: tuple[int, ...],
+) -> None:
+    _core().attention(
+        q.data_ptr(),
+        k.data_ptr(),
+        v.data_ptr(),
+        out.data_ptr(),
+        lse.data_ptr(),
+        splits.data_ptr(),
+        len(splits) - 1,
+        q.shape[1],
+        k.shape[1],
+        q.shape[2],
+        backward[0],
+        backward[1],
+        backward[2],
+        backward[3],
+    )
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
+    """-log p(target) of every row, float32; logits [n, V] become scale * (softmax - one-hot), or
+    stay if scale is 0."""
+    nll = torch.empty(len(logits), dtype=torch.float32)
+    _core().cross_entropy(
+        logits.data_ptr(),
+        targets.data_ptr(),
+        nll.data_ptr(),
+        logits.shape[0],
+        logits.shape[1],
+        scale,
+    )
+    return nll
+
+
+def square_sum(x: Tensor) -> float:
+    total: float = _core().square_sum(x.data_ptr(), x.numel())
+    return total
+
+
+def adamw(weight: Tensor, grad: Tensor, state: dict[str, Tensor], update: Update) -> None:
+    """One update of a parameter and its states, all contiguous (see optim.py for the states)."""
+    where = [
+        state[key].data_ptr() if key in state else 0
+        for key in ("m", "v", "m_scale", "v_scale", "low")
+    ]
+    _core().adamw(weight.data_ptr(), grad.data_ptr(), weight.numel(), *where, *astuple(update))
+
+
+def unpacks(packed: Packed) -> bool:
+    """Whether `dequantise` takes this matrix."""
+    return packed.group % 16 == 0 and packed.codes.device.type == "cpu" and core() is not None
+
+
+def dequantise(packed: Packed) -> Tensor:
+    """The bf16 matrix of packed integers; their groups are multiples of sixteen."""
+    out = torch.empty(packed.out_features, packed.in_features, dtype=torch.bfloat16)
+    _core().dequantise(
+        packed.codes.data_ptr(),
+        packed.scale.data_ptr(),
+        0 if packed.minimum is None else packed.minimum.data_ptr(),
+        packed.bits,
+        packed.zero,
+        packed.group,
+        packed.out_features,
+        packed.in_features,
+        out.data_ptr(),
+    )
+    return out

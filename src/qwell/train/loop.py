@@ -1,0 +1,231 @@
+"""The loop of every stage. It knows no stage: what is learnt comes in as an `Objective`.
+
+A step: take the micro-batches, count their weight (for next-token losses the targets) over all
+processes, run each forward and backward with its loss divided by that count, clip, ask the guard,
+move the weights. So a step is the same however it is cut into micro-batches and processes.
+Around the steps: measurements, checkpoints, and a clean end on SIGTERM and Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from time import perf_counter
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from qwell.data.rows import RowSource
+from qwell.train.config import TrainConfig
+from qwell.train.guard import Guard
+from qwell.train.optim import clip_scale, grad_norm
+from qwell.train.schedule import lr_at
+from qwell.train.world import World
+
+
+class Objective(Protocol):
+    """What a stage learns from one micro-batch."""
+
+    def weight(self, item: Any) -> int:
+        """What the micro-batch counts in its step: tokens learnt, pairs, ..."""
+
+    def loss(self, model: nn.Module, item: Any, scale: float) -> Tensor:
+        """scale * the loss summed over the micro-batch, a float32 scalar."""
+
+
+Event = Mapping[str, Any]
+"""What happened, ready for JSON: "kind" is step, eval, save, note or end."""
+Watch = Callable[[Event], None]
+Evaluate = Callable[[], Mapping[str, float]]
+"""Measures the model; "loss" is what the best checkpoint has least of."""
+
+
+class Optimizer(Protocol):
+    """What the loop asks of an optimizer; state_dict holds this process's parts, by
+    `<parameter>.<state>`."""
+
+    def step(self, lr: float, *, grad_scale: float = 1.0) -> None: ...
+    def zero_grad(self) -> None: ...
+    def state_dict(self) -> dict[str, Tensor]: ...
+    def load_state_dict(self, saved: dict[str, Tensor]) -> None: ...
+
+
+class Keeper(Protocol):
+    """Saves the whole run; see run.py."""
+
+    def __call__(self, loop: Loop, loss: float | None) -> None: ...
+
+
+@dataclass
+class Position:
+    """How far a run is."""
+
+    step: int = 0
+    tokens: int = 0
+    targets: int = 0
+    evals: dict[str, float] = field(default_factory=dict)
+    """the last measurement"""
+    measured: int = -1
+    """the step it was made at"""
+
+
+class Loop:
+    """One run from where it stands to its last step.
+
+    total: steps of the whole run. source gives this process's micro-batches; evaluate and save may
+    be None. Every process of the world runs the same loop.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        total: int,
+        model: nn.Module,
+        optimizer: Optimizer,
+        source: RowSource,
+        objective: Objective,
+        *,
+        evaluate: Evaluate | None = None,
+        save: Keeper | None = None,
+        watch: Watch = lambda _: None,
+        world: World = World(),  # noqa: B008 (frozen)
+    ) -> None:
+        self.config, self.total, self.world = config, total, world
+        self.model, self.optimizer = model, optimizer
+        self.source, self.objective = source, objective
+        self.evaluate, self.save, self.watch = evaluate, save, watch
+        self.guard = Guard(config.spike_sigma, config.max_skips)
+        self.at = Position()
+        self._items: Iterator[Any] = iter(source)
+        self.saved_at = -1
+
+    def run(self) -> bool:
+        """True when the last step is done, False when a signal ended it early; saved both ways.
+        Raises TrainingError when the guard gives up."""
+        with stop_asked() as stop:
+            self.model.train()
+            if self.at.step == 0:  # what the stage starts from
+                self.measure()
+            while self.at.step < self.total:
+                self.step()
+                if self._due(self.config.eval_every):
+                    self.measure()
+                if self._due(self.config.save_every):
+                    self.checkpoint()
+                # Signals reach processes at different times; all must stop at the same step.
+                if any(self.world.sum(stop.count)):
+                    self.checkpoint()
+                    self.watch({"kind": "end", "step": self.at.step, "done": False})
+                    return False
+        self.measure()
+        self.checkpoint()
+        self.watch({"kind": "end", "step": self.at.step, "done": True})
+        return True
+
+    def step(self) -> None:
+        """One optimizer step, or a skipped one."""
+        start = perf_counter()
+        items = list(islice(self._items, self.config.micro_batches // self.world.size))
+        weights = [self.objective.weight(item) for item in items]
+        tokens, weight = self.world.sum(sum(item.num_tokens for item in items), sum(weights))
+        loss = self._accumulate(items, weight)
+        norm = self._norm()
+        lr = lr_at(self.config, self.at.step, self.total)
+        reason = self.guard.is_bad(self.at.step + 1, loss, norm)
+        if not reason:
+            clip = self.config.clip_norm
+            self.optimizer.step(lr, grad_scale=clip_scale(norm, clip) if clip else 1.0)
+        self.optimizer.zero_grad()
+        at = self.at
+        at.step, at.tokens, at.targets = (
+            at.step + 1,
+            at.tokens + int(tokens),
+            at.targets + int(weight),
+        )
+        seconds = perf_counter() - start
+        self.watch(
+            {
+                "kind": "step",
+                "step": at.step,
+                "loss": loss,
+                "grad_norm": norm,
+                "lr": lr,
+                "tokens": int(tokens),
+                "targets": int(weight),
+                "skipped": reason,
+                "seconds": seconds,
+            }
+        )
+
+    def measure(self) -> None:
+        """Runs `evaluate` if there is one and these weights are not measured yet."""
+        if self.evaluate is None or self.at.measured == self.at.step:
+            return
+        self.model.eval()
+        with torch.no_grad():
+            self.at.evals, self.at.measured = dict(self.evaluate()), self.at.step
+        self.world.settle(self.model)
+        self.model.train()
+        self.watch({"kind": "eval", "step": self.at.step, **self.at.evals})
+
+    def checkpoint(self) -> None:
+        """Saves if this step is not saved yet."""
+        if self.save is None or self.saved_at == self.at.step:
+            return
+        # A loss measured at another step says nothing of these weights.
+        is_measured = self.at.measured == self.at.step
+        self.save(self, self.at.evals.get("loss") if is_measured else None)
+        self.saved_at = self.at.step
+        self.watch({"kind": "save", "step": self.at.step})
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.at.step % every == 0
+
+    def _accumulate(self, items: list[Any], weight: float) -> float:
+        """Gradients of the step; the mean loss over all processes, in nats."""
+        scale = 1.0 / max(weight, 1.0)
+        summed = 0.0
+        for item in items:
+            loss = self.objective.loss(self.model, item, scale)
+            loss.backward()
+            summed += float(loss.detach())
+        return self.world.sum(summed)[0]
+
+    def _norm(self) -> float:
+        """Euclidean norm of the whole gradient, before clipping."""
+        own = grad_norm(self.model.parameters())
+        return math.sqrt(self.world.sum(own * own)[0]) if self.world.size > 1 else own
+
+
+@dataclass
+class Stop:
+    """How often a signal asked for the end."""
+
+    count: int = 0
+
+
+@contextmanager
+def stop_asked() -> Iterator[Stop]:
+    """SIGTERM and a first Ctrl-C ask for an end after this step; a second Ctrl-C does not wait."""
+    asked = Stop()
+
+    def ask(number: int, frame: Any) -> None:  # noqa: ARG001
+        asked.count += 1
+        if number == signal.SIGINT and asked.count > 1:
+            raise KeyboardInterrupt
+
+    try:
+        before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not the main thread: whoever owns it takes care of signals
+        yield asked
+        return
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

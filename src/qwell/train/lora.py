@@ -1,0 +1,243 @@
+"""Low-rank adapters over frozen matrices (arXiv:2106.09685), in PEFT's layout on disk.
+
+    y = x W^T + bias + (alpha / rank) (x A^T) B^T        A [rank, in], B [out, rank]
+
+The base may be held as packed integers (`packed.py`): then it is QLoRA (arXiv:2305.14314). Base
+weights get no gradient, so their products are not computed and their inputs not kept for them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qwell.checkpoint.mapped import read_object
+from qwell.checkpoint.safetensors import read_safetensors
+from qwell.errors import CheckpointError, StorageError, UnsupportedModelError, UsageError
+from qwell.train import functions
+from qwell.train.modules import Block, Decoder, Linear
+from qwell.train.packed import PackedLinear
+from qwell.train.weights import sync
+
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+WHOLE = ("embed_tokens", "lm_head")
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_STEM = "base_model.model."
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Which matrices get an adapter, and how large."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    targets: tuple[str, ...] = TARGETS
+    train_embeddings: bool = False
+    """Also trains the embedding and the head whole (PEFT's modules_to_save)."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not self.alpha > 0:
+            raise UsageError(f"LoRA rank {self.rank} and alpha {self.alpha:g} must be positive")
+        unknown = sorted(set(self.targets) - set(TARGETS))
+        if unknown or not self.targets:
+            raise UsageError(
+                f"LoRA target {unknown[0]!r} is unknown; targets are {', '.join(TARGETS)}"
+                if unknown
+                else f"LoRA needs at least one target of {', '.join(TARGETS)}"
+            )
+
+
+class Matrix(nn.Module):
+    """One factor of an adapter; the name PEFT gives its weight is this module's."""
+
+    def __init__(self, rows: int, columns: int, **where: Any) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(rows, columns, **where))
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer and its adapter. The layer below keeps the checkpoint's parameter
+    names: `weight` and `bias` are this module's own. `base` is the packed matrix of QLoRA."""
+
+    def __init__(self, below: Linear | PackedLinear, config: LoraConfig) -> None:
+        super().__init__()
+        self.in_features, self.out_features = below.in_features, below.out_features
+        self.scale = config.alpha / config.rank
+        self.bias = below.bias
+        self.weight = below.weight if isinstance(below, Linear) else None
+        self.base = below.base if isinstance(below, PackedLinear) else None
+        if isinstance(below, PackedLinear):
+            where: dict[str, Any] = {"dtype": below.dtype, "device": below.base.codes.device}
+        else:
+            where = {"dtype": below.weight.dtype, "device": below.weight.device}
+        self.lora_A = Matrix(config.rank, below.in_features, **where)
+        self.lora_B = Matrix(below.out_features, config.rank, **where)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = functions.LoraLinear.apply(
+            x, self._below(), self.bias, self.lora_A.weight, self.lora_B.weight, self.scale
+        )
+        return y
+
+    def _below(self) -> functions.Base:
+        if self.base is not None:
+            return self.base
+        assert self.weight is not None
+        return self.weight
+
+    @torch.no_grad()
+    def merged(self) -> Linear:
+        """A plain linear layer with the adapter added to the weight, rounded once."""
+        plain = Linear(self.in_features, self.out_features, bias=False, device="meta")
+        wide = functions.opened(self._below(), torch.empty(0, dtype=torch.float32)).float()
+        wide += self.scale * (self.lora_B.weight.float() @ self.lora_A.weight.float())
+        plain.weight = nn.Parameter(wide.to(self.lora_A.weight.dtype))
+        plain.register_parameter("bias", self.bias)
+        return plain
+
+
+def add_lora(decoder: Decoder, config: LoraConfig, *, seed: int = 0) -> None:
+    """Freezes the decoder and puts an adapter on every target. A from PEFT's uniform
+    (Kaiming, a = sqrt(5)), B zero: the model starts as it was."""
+    decoder.requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    for parent, name, base in _linears(decoder, config.targets, Linear, PackedLinear):
+        adapted = LoraLinear(base, config)
+        bound = 1 / math.sqrt(base.in_features)
+        with torch.no_grad():
+            fresh = torch.empty(config.rank, base.in_features)
+            adapted.lora_A.weight.copy_(fresh.uniform_(-bound, bound, generator=generator))
+        setattr(parent, name, adapted)
+    if config.train_embeddings:
+        decoder.model.embed_tokens.requires_grad_(True)
+        decoder.lm_head.requires_grad_(True)
+
+
+def merge_lora(decoder: Decoder) -> None:
+    """Adds every adapter to its weight: the decoder becomes a plain one that can be saved, packed
+    matrices without an adapter included."""
+    for parent, name, child in list(_linears(decoder, TARGETS, LoraLinear, PackedLinear)):
+        setattr(parent, name, child.merged())
+    decoder.requires_grad_(True)
+
+
+def _linears(
+    decoder: Decoder, targets: tuple[str, ...], *kinds: type[nn.Module]
+) -> Iterator[tuple[nn.Module, str, Any]]:
+    for layer in decoder.model.layers:
+        assert isinstance(layer, Block)
+        for parent in (layer.self_attn, layer.mlp):
+            for name, child in list(parent.named_children()):
+                if name in targets and isinstance(child, kinds):
+                    yield parent, name, child
+
+
+# --- PEFT's layout --------------------------------------------------------------------------
+
+
+def adapter_state(decoder: Decoder) -> dict[str, Tensor]:
+    """PEFT's names and the weights of everything that learns. A trained tied embedding is stored
+    under both of its names, as PEFT holds two copies."""
+    found = {_STEM + name: p.detach() for name, p in decoder.named_parameters() if p.requires_grad}
+    embedding, head = (f"{_STEM}{name}.weight" for name in ("model.embed_tokens", "lm_head"))
+    if embedding in found and head not in found:
+        found[head] = found[embedding].clone()
+    return found
+
+
+def save_adapter(folder: Path, decoder: Decoder, config: LoraConfig, *, base: str) -> None:
+    """Writes a new `folder` PEFT opens: adapter_config.json and adapter_model.safetensors.
+
+    base: what the adapter belongs on (a name or a path). Raises UsageError if the folder exists,
+    StorageError if it cannot be written."""
+    from safetensors.torch import save_file
+
+    if folder.exists():
+        raise UsageError(f"{folder}: exists already; give a new folder")
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        part.mkdir(parents=True)
+        text = json.dumps(peft_config(config, base), indent=2)
+        (part / CONFIG).write_text(text + "\n", encoding="utf-8")
+        tensors = {name: t.contiguous() for name, t in adapter_state(decoder).items()}
+        save_file(tensors, part / WEIGHTS, metadata={"format": "pt"})
+        sync(part)
+        part.rename(folder)
+        sync(folder.parent)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def peft_config(config: LoraConfig, base: str) -> dict[str, Any]:
+    return {
+        "base_model_name_or_path": base,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "lora_alpha": config.alpha,
+        "lora_dropout": 0.0,
+        "modules_to_save": list(WHOLE) if config.train_embeddings else None,
+        "peft_type": "LORA",
+        "r": config.rank,
+        "target_modules": sorted(config.targets),
+        "task_type": "CAUSAL_LM",
+        "use_dora": False,
+        "use_rslora": False,
+    }
+
+
+def read_peft_config(folder: Path) -> LoraConfig:
+    """The config of an adapter folder. Raises UnsupportedModelError naming the key for what this
+    version does not compute, CheckpointError for damage."""
+    raw = read_object(folder / CONFIG)
+    if raw.get("peft_type") != "LORA":
+        raise UnsupportedModelError(f"{folder}: peft_type is {raw.get('peft_type')!r}, not 'LORA'")
+    for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "layers_to_transform"):
+        if raw.get(key):
+            raise UnsupportedModelError(f"{folder}: {key} is not supported; train without it")
+    if raw.get("bias", "none") != "none":
+        raise UnsupportedModelError(f"{folder}: bias {raw['bias']!r} is not supported")
+    saved = raw.get("modules_to_save") or ()
+    if not set(saved) <= set(WHOLE):
+        raise UnsupportedModelError(f"{folder}: modules_to_save {sorted(saved)} is not supported")
+    targets = raw.get("target_modules")
+    if not isinstance(targets, list) or not isinstance(raw.get("r"), int):
+        raise CheckpointError(f"{folder}: target_modules or r is missing in {CONFIG}")
+    return LoraConfig(
+        rank=raw["r"],
+        alpha=float(raw.get("lora_alpha", raw["r"])),
+        targets=tuple(targets),
+        train_embeddings=bool(saved),
+    )
+
+
+@torch.no_grad()
+def load_adapter(decoder: Decoder, folder: Path) -> LoraConfig:
+    """Puts the adapter of a PEFT folder on a plain decoder. Raises CheckpointError if it does not
+    fit it tensor by tensor."""
+    config = read_peft_config(folder)
+    add_lora(decoder, config)
+    found = read_safetensors(folder / WEIGHTS)
+    wanted = adapter_state(decoder)
+    for name in wanted.keys() ^ found.keys():
+        which = "is missing" if name in wanted else "belongs to no target"
+        raise CheckpointError(f"{folder / WEIGHTS}: tensor {name} {which}; give its base model")
+    for name, parameter in wanted.items():
+        if found[name].shape != tuple(parameter.shape):
+            raise CheckpointError(
+                f"{folder / WEIGHTS}: tensor {name} has shape {found[name].shape}, the model asks "
+                f"for {tuple(parameter.shape)}; give its base model"
+            )
+        parameter.copy_(torch.from_numpy(found[name].float32()))
+    return config

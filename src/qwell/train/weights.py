@@ -1,0 +1,275 @@
+"""A checkpoint becomes a Decoder, and a Decoder a Hugging Face folder.
+
+Reads what the checkpoint room reads (safetensors folders, GGUF); integer blocks are dequantised,
+which is a start for training, not the weights the file was made from. Writes config.json,
+generation_config.json, the tokenizer's files and safetensors, which transformers and vLLM open
+unchanged; a folder is whole or not there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qwell.checkpoint import Checkpoint, open_checkpoint
+from qwell.checkpoint import tensor as stored
+from qwell.checkpoint.names import EMBEDDING, HEAD
+from qwell.config import GenerationConfig, ModelConfig
+from qwell.errors import StorageError, UsageError
+from qwell.hub.resolve import resolve
+from qwell.text.export import write_tokenizer
+from qwell.text.template import find_template
+from qwell.text.tokenizer import Tokenizer
+from qwell.train.modules import Decoder
+from qwell.train.packed import PackedKind, pack_linears
+
+HeadChoice = Literal["own", "tied"]
+
+INIT_STD = 0.02
+"""Standard deviation of fresh matrices: initializer_range of the official configs."""
+
+SHARD_BYTES = 4 << 30
+_SLAB = 1 << 22
+"""Weights read at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A model to train, and what is needed to write it down again."""
+
+    decoder: Decoder
+    generation: GenerationConfig
+    tokenizer: Tokenizer
+    chat_template: str | None
+    note: str
+    """What a user should know of the start: which head, which number format."""
+
+
+def load_decoder(
+    model: str,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | str = "cpu",
+    head: HeadChoice = "own",
+    packed: PackedKind | None = None,
+    recompute: bool = False,
+) -> Loaded:
+    """Opens `model` (an alias, a Hugging Face id, a folder, a .gguf file) for training.
+
+    head: a GGUF of a tied model carries a head of its own beside the embedding, in a finer number
+    format. 'own' trains both, as the file has them; 'tied' makes one matrix of them again, the
+    head's values. packed: holds the matrices of the layers as small integers that cannot be learnt,
+    for QLoRA: 'file' as a GGUF has them, 'int8' or 'int4' rounded. Raises what `resolve` and
+    `open_checkpoint` raise."""
+    checkpoint = open_checkpoint(resolve(model).paths)
+    decoder, note = decoder_of(checkpoint, dtype=dtype, device=device, head=head, packed=packed)
+    decoder.ops.recompute = recompute
+    tokenizer, template = _text_side(checkpoint)
+    return Loaded(decoder, checkpoint.generation, tokenizer, template, note)
+
+
+def decoder_of(
+    checkpoint: Checkpoint,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | str = "cpu",
+    head: HeadChoice = "own",
+    packed: PackedKind | None = None,
+) -> tuple[Decoder, str]:
+    """The decoder over the checkpoint's weights, and a line on what it starts from."""
+    config, tensors = checkpoint.config, dict(checkpoint.tensors)
+    formats = sorted({t.dtype for t in tensors.values()})
+    note = f"weights from {', '.join(formats)}"
+    if HEAD in tensors:
+        note += ", a head of its own"
+        if head == "tied":
+            tensors[EMBEDDING] = tensors.pop(HEAD)
+            config = replace(config, tie_word_embeddings=True)
+            note += ", used as the embedding too"
+    else:
+        note += ", head tied to the embedding"
+    decoder = Decoder(config, dtype=dtype, device=device)
+    if packed is not None:
+        pack_linears(decoder.model.layers, "model.layers", tensors, packed)
+        note += f", layers packed as {packed}"
+    with torch.no_grad():
+        for name, parameter in decoder.named_parameters():
+            source = tensors[EMBEDDING if name == HEAD and HEAD not in tensors else name]
+            _fill(parameter, source)
+    return decoder, note
+
+
+def init_decoder(
+    config: ModelConfig,
+    *,
+    seed: int,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    recompute: bool = False,
+) -> Decoder:
+    """A fresh model: matrices from a normal of INIT_STD, biases 0, norms 1 (the scheme of the
+    official modeling code). The same seed gives the same weights in every dtype up to rounding."""
+    decoder = Decoder(config, dtype=dtype, device=device, recompute=recompute)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in decoder.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            elif name.endswith("norm.weight"):
+                parameter.fill_(1.0)
+            else:
+                fresh = torch.empty(parameter.shape, dtype=torch.float32)
+                parameter.copy_(fresh.normal_(0.0, INIT_STD, generator=generator))
+    return decoder
+
+
+def _fill(parameter: Tensor, source: stored.Tensor) -> None:
+    """Copies a stored tensor into a parameter, a slab of rows at a time."""
+    if source.dtype == "BF16" and parameter.dtype == torch.bfloat16:
+        bits = torch.from_numpy(np.array(source.data).view(np.int16))
+        parameter.copy_(bits.view(torch.bfloat16).view(source.shape))
+        return
+    rows = max(1, _SLAB // max(1, int(np.prod(source.shape[1:]))))
+    for start in range(0, source.shape[0], rows):
+        stop = min(start + rows, source.shape[0])
+        parameter[start:stop].copy_(torch.from_numpy(source.float32(start, stop)))
+
+
+def _text_side(checkpoint: Checkpoint) -> tuple[Tokenizer, str | None]:
+    if checkpoint.folder is None:
+        template = checkpoint.metadata.get("tokenizer.chat_template")
+        tokenizer = Tokenizer.from_gguf(checkpoint.metadata)
+        return tokenizer, template if isinstance(template, str) else None
+    return Tokenizer.from_folder(checkpoint.folder), find_template(checkpoint.folder)
+
+
+# --- writing --------------------------------------------------------------------------------
+
+
+def save_folder(
+    folder: Path,
+    decoder: Decoder,
+    *,
+    generation: GenerationConfig | None = None,
+    tokenizer: Tokenizer | None = None,
+    chat_template: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Writes `folder`, which must not exist: beside, synced, then renamed.
+
+    Raises UsageError if it exists, StorageError if it cannot be written."""
+    if folder.exists():
+        raise UsageError(f"{folder}: exists already; give a new folder")
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        part.mkdir(parents=True)
+        _write_json(part / "config.json", hf_config(decoder.config, _dtype_of(decoder), generation))
+        if generation is not None:
+            _write_json(part / "generation_config.json", hf_generation(generation))
+        if tokenizer is not None:
+            write_tokenizer(part, tokenizer, chat_template)
+        write_tensors(part, dict(state(decoder)), shard_bytes)
+        sync(part)
+        part.rename(folder)
+        sync(folder.parent)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def state(decoder: Decoder) -> Iterator[tuple[str, Tensor]]:
+    """Checkpoint name and weight of every tensor the folder holds; a tied head is not one."""
+    for name, parameter in decoder.named_parameters():  # gives a shared parameter once
+        yield name, parameter.detach()
+
+
+def write_tensors(folder: Path, tensors: dict[str, Tensor], shard_bytes: int = SHARD_BYTES) -> None:
+    """model.safetensors, or shards with their index above shard_bytes."""
+    from safetensors.torch import save_file
+
+    shards = _shards(tensors, shard_bytes)
+    if len(shards) == 1:
+        save_file(shards[0], folder / "model.safetensors", metadata={"format": "pt"})
+        return
+    where: dict[str, str] = {}
+    for i, shard in enumerate(shards, 1):
+        name = f"model-{i:05}-of-{len(shards):05}.safetensors"
+        save_file(shard, folder / name, metadata={"format": "pt"})
+        where |= dict.fromkeys(shard, name)
+    size = sum(t.nbytes for t in tensors.values())
+    index = {"metadata": {"total_size": size}, "weight_map": where}
+    _write_json(folder / "model.safetensors.index.json", index)
+
+
+def _shards(tensors: dict[str, Tensor], shard_bytes: int) -> list[dict[str, Tensor]]:
+    shards: list[dict[str, Tensor]] = [{}]
+    room = shard_bytes
+    for name, tensor in tensors.items():
+        if tensor.nbytes > room and shards[-1]:
+            shards.append({})
+            room = shard_bytes
+        shards[-1][name] = tensor.contiguous()
+        room -= tensor.nbytes
+    return shards
+
+
+def hf_config(
+    config: ModelConfig, dtype: str, generation: GenerationConfig | None = None
+) -> dict[str, Any]:
+    """config.json in the keys transformers 4 and 5 and vLLM read."""
+    end = generation.eos_token_ids if generation else ()
+    return {
+        "architectures": ["Qwen2ForCausalLM"],
+        **config.to_dict(),
+        "hidden_act": "silu",
+        "attention_dropout": 0.0,
+        "initializer_range": INIT_STD,
+        "use_cache": True,
+        "use_sliding_window": False,
+        "torch_dtype": dtype,
+        **({"eos_token_id": end[0]} if end else {}),
+    }
+
+
+def hf_generation(generation: GenerationConfig) -> dict[str, Any]:
+    """generation_config.json; what only matters when sampling is left out of a greedy one."""
+    found: dict[str, Any] = {
+        "eos_token_id": list(generation.eos_token_ids),
+        "do_sample": generation.do_sample,
+        "repetition_penalty": generation.repetition_penalty,
+    }
+    if generation.do_sample:
+        found |= {
+            "temperature": generation.temperature,
+            "top_p": generation.top_p,
+            "top_k": generation.top_k,
+        }
+    return found
+
+
+def _dtype_of(decoder: Decoder) -> str:
+    return str(decoder.model.norm.weight.dtype).removeprefix("torch.")
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def sync(folder: Path) -> None:
+    """Forces the files of a folder, and the folder, to the disk."""
+    for path in [*(p for p in folder.iterdir() if p.is_file()), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,105 @@
+"""What the tour learns from: this machine's own text, and tasks with checkable answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwell.data.machine import gather, is_held_out, places
+from qwell.data.tasks import score, write_tasks
+from qwell.errors import DataError, UsageError
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "lib"
+    (root / "doc").mkdir(parents=True)
+    (root / "tests").mkdir()
+    for i in range(150):
+        code = f"def f{i}(x):\n" + "".join(f"    x += {i * j}\n" for j in range(40))
+        (root / f"m{i}.py").write_text(code)
+    for i in range(50):
+        words = " ".join(f"word{(i * 97 + j * 31) % 1000}" for j in range(90))
+        (root / "doc" / f"page{i}.rst").write_text(words)
+    (root / "copy.py").write_text((root / "m1.py").read_text() + "\n# copy\n")
+    (root / "tests" / "test_m.py").write_text("x = 1\n" * 100)
+    (root / "long.py").write_text("".join(f"value_{i} = {i}\n" for i in range(4500)))
+    (root / "short.py").write_text("x = 1\n")
+    (root / "image.png").write_bytes(b"\0" * 500)
+    return root
+
+
+def test_a_corpus_is_gathered_and_split_by_content(tmp_path: Path, root: Path) -> None:
+    made = gather(tmp_path / "out", max_bytes=80_000, roots=[root])
+    train, test = lines(made.train), lines(made.test)
+    assert test
+    assert all(is_held_out(row["text"]) for row in test)
+    assert not any(is_held_out(row["text"]) for row in train)
+    assert {row["kind"] for row in train} == {"code", "prose"}
+    total = sum(len(row["text"]) for row in train + test)
+    assert 70_000 < total <= 80_000
+    assert sum(made.bytes.values()) == total
+    assert sum(made.documents.values()) == len(train) + len(test)
+    assert made.skipped["neither code nor documentation"] == 1
+    assert made.skipped["not 200 to 200,000 bytes"] == 1
+    assert not any("tests" in row["path"] for row in train + test)
+    again = gather(tmp_path / "again", max_bytes=80_000, roots=[root])
+    assert again.train.read_bytes() == made.train.read_bytes()
+    assert again.test.read_bytes() == made.test.read_bytes()
+
+
+def test_near_copies_do_not_cross_the_split(tmp_path: Path, root: Path) -> None:
+    made = gather(tmp_path / "out", max_bytes=10_000_000, roots=[root])
+    texts = [row["text"] for row in lines(made.train) + lines(made.test)]
+    assert sum("def f1(x)" in text for text in texts) == 1
+    assert sum(text.endswith("value_4499 = 4499\n") for text in texts) == 1
+    assert sum("value_9 = 9\n" in text for text in texts) == 1
+    assert made.skipped["near duplicates"] >= 1
+
+
+def test_this_machine_has_text(tmp_path: Path) -> None:
+    assert places()
+    with pytest.raises(DataError, match="no source code"):
+        gather(tmp_path, max_bytes=1000, roots=[tmp_path])
+
+
+def test_tasks_have_answers_their_verifier_accepts(tmp_path: Path) -> None:
+    names = {"chain_sum": {"min_terms": 2, "max_terms": 3}, "spell_backward": {}}
+    made = write_tasks(tmp_path, names, train=40, test=20, seed=1)
+    train, test = lines(made.train), lines(made.test)
+    assert {row["task"] for row in train} == set(names)
+    assert made.test_rows == {"chain_sum": 20, "spell_backward": 20}
+    for row in test:
+        answer = row["messages"][1]["content"]
+        assert score(row, answer) == 1.0
+        assert score(row, f" {answer}\n") == 1.0
+        assert score(row, "no idea") < 1.0
+    asked = [{row["messages"][0]["content"] for row in rows} for rows in (train, test)]
+    assert not asked[0] & asked[1]
+    again = write_tasks(tmp_path / "again", names, train=40, test=20, seed=1)
+    assert again.train.read_bytes() == made.train.read_bytes()
+    other = write_tasks(tmp_path / "other", names, train=40, test=20, seed=2)
+    assert other.test.read_bytes() != made.test.read_bytes()
+
+
+def test_a_test_question_that_training_asks_too_is_left_out_of_training(tmp_path: Path) -> None:
+    """Sums of two one-digit numbers: most of the hundred questions occur in both."""
+    small = {"chain_sum": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}}
+    made = write_tasks(tmp_path, small, train=300, test=40)
+    assert made.left_out["chain_sum"] > 50
+    asked = [{r["messages"][0]["content"] for r in lines(p)} for p in (made.train, made.test)]
+    assert not asked[0] & asked[1]
+    assert made.train_rows["chain_sum"] + made.left_out["chain_sum"] == 300
+
+
+def test_an_unknown_task_is_told(tmp_path: Path) -> None:
+    for tasks in ({"no_such_task": {}}, {"chain_sum": {"odd": 1}}):
+        with pytest.raises(UsageError, match="reasoning-gym has no task"):
+            write_tasks(tmp_path, tasks, train=1, test=1)

@@ -1,0 +1,210 @@
+"""Runs from start to end: they learn, they go on bit for bit, they refuse what they must."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from qwell.errors import CheckpointError, DataError, StorageError, UsageError
+from qwell.train import loop, pretrain, sft
+from qwell.train.run_checkpoint import RunCheckpoints
+from tests.cli import tiny
+from tests.train.tiny_run import curve, prepare, pretrain_config, sft_config
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Model, data, and one whole run to compare with."""
+    folder = tmp_path_factory.mktemp("train")
+    prepare(folder)
+    pretrain.main(pretrain_config(folder, out=str(folder / "whole")))
+    return folder
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, how: object) -> None:
+    """Ends the next run during its step `step`."""
+    real = loop.Loop.step
+
+    def broken(self: loop.Loop) -> None:
+        real(self)
+        if self.at.step == step:
+            if isinstance(how, Exception):
+                raise how
+            os.kill(os.getpid(), int(how))  # type: ignore[call-overload]
+
+    monkeypatch.setattr(loop.Loop, "step", broken)
+
+
+def test_it_learns_and_leaves_a_model(place: Path) -> None:
+    found = curve(place / "whole")
+    assert found[11][1] < found[0][1] - 1.5
+    assert (place / "whole/model/model.safetensors").exists()
+    assert (place / "whole/loss.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((place / "whole/config.json").read_text())["steps"] == 12
+
+
+def test_two_runs_are_bit_equal(place: Path) -> None:
+    pretrain.main(pretrain_config(place, out=str(place / "again")))
+    assert curve(place / "again") == curve(place / "whole")
+
+
+@pytest.mark.parametrize("step", [3, 4, 6, 11])
+def test_a_broken_run_goes_on_bit_for_bit(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    config = pretrain_config(place, out=str(tmp_path / "run"))
+    with monkeypatch.context() as patch:
+        stop_after(patch, step, RuntimeError("pulled the plug"))
+        with pytest.raises(RuntimeError, match="plug"):
+            pretrain.main(config)
+    torch.manual_seed(999)  # what the process did meanwhile does not matter
+    result = pretrain.main(config)
+    assert result.is_done
+    assert curve(config.out) == curve(place / "whole")
+    weights = "model/model.safetensors"
+    assert (tmp_path / "run" / weights).read_bytes() == (place / "whole" / weights).read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_ends(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    config = pretrain_config(place, out=str(tmp_path / "run"))
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5, number)
+        result = pretrain.main(config)
+    assert (result.is_done, result.step) == (False, 5)
+    assert signal.getsignal(number) is before
+    assert pretrain.main(config).is_done
+    assert curve(config.out) == curve(place / "whole")
+
+
+def test_a_run_that_is_done_stays_as_it_is(place: Path) -> None:
+    before = curve(place / "whole")
+    assert pretrain.main(pretrain_config(place, out=str(place / "whole"))).step == 12
+    assert curve(place / "whole") == before
+
+
+def test_a_corrupt_checkpoint_falls_back_and_says_so(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = pretrain_config(place, out=str(tmp_path / "run"))
+    with monkeypatch.context() as patch:
+        stop_after(patch, 9, RuntimeError("plug"))
+        with pytest.raises(RuntimeError):
+            pretrain.main(config)
+    newest = tmp_path / "run/checkpoints/step-00000008/optimizer.safetensors"
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    capsys.readouterr()
+    pretrain.main(config)
+    err = capsys.readouterr().err
+    assert "corrupt" in err and "going on from step 4" in err
+    assert curve(config.out) == curve(place / "whole")
+
+
+def test_all_corrupt_is_a_refusal(place: Path, tmp_path: Path) -> None:
+    config = pretrain_config(place, out=str(tmp_path / "run"), steps=4)
+    pretrain.main(config)
+    for state in (tmp_path / "run/checkpoints").glob("*/state.json"):
+        state.write_text("{}")
+    with pytest.raises(CheckpointError, match="delete the folder"):
+        pretrain.main(config)
+
+
+def test_another_config_is_refused(place: Path) -> None:
+    config = pretrain_config(place, out=str(place / "whole"))
+    with pytest.raises(UsageError, match=r"started with lr 0\.003"):
+        pretrain.main(replace(config, lr=1e-3))
+    pretrain.main(replace(config, keep_last=3, eval_every=2))
+
+
+def test_other_data_is_refused(place: Path, tmp_path: Path) -> None:
+    config = pretrain_config(place, out=str(tmp_path / "run"), data=(str(tmp_path / "d.jsonl"),))
+    (tmp_path / "d.jsonl").write_text((place / "train.jsonl").read_text())
+    pretrain.main(config)
+    lines = (tmp_path / "d.jsonl").read_text().splitlines()
+    (tmp_path / "d.jsonl").write_text("\n".join(lines[:-7]) + "\n")
+    with pytest.raises(DataError):
+        pretrain.main(config)
+
+
+def test_a_folder_that_cannot_be_written(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="--out"):
+        pretrain.main(pretrain_config(place, out=str(tmp_path / "file/run")))
+
+
+def test_sft_learns(place: Path) -> None:
+    result = sft.main(sft_config(place, steps=30, lr=1e-2))
+    found = curve(result.out)
+    assert found[29][1] < 0.5 * found[0][1]
+
+
+def test_lora_trains_adapters_alone(place: Path) -> None:
+    config = sft_config(place, lora_rank=4, out=str(place / "lora"))
+    result = sft.main(config)
+    assert (result.out / "adapter/adapter_config.json").exists()
+    assert not (result.out / "model").exists()
+    newest = RunCheckpoints(result.out / "checkpoints").newest(print)
+    assert newest and all("lora" in name for name in newest.groups["model"])
+
+
+def test_lora_on_another_base_is_refused(place: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(place / "tiny", tmp_path / "tiny")
+    config = sft_config(place, lora_rank=4, out=str(tmp_path / "l"), model=str(tmp_path / "tiny"))
+    sft.main(replace(config, steps=12))
+    weights = tmp_path / "tiny/model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"weights of .* is not what"):
+        sft.main(config)
+
+
+def test_tensorboard_holds_the_curve(place: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = pretrain_config(place, out=str(tmp_path / "run"), tensorboard=True)
+    pretrain.main(config)
+    read = EventAccumulator(str(tmp_path / "run/tensorboard"))
+    read.Reload()
+    shown = [(e.step, e.value) for e in read.Scalars("step/loss")]
+    exact = [(s, loss) for s, loss, *_ in curve(config.out)[:12]]
+    assert [s for s, _ in shown] == [s for s, _ in exact]
+    assert [v for _, v in shown] == pytest.approx([v for _, v in exact], rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_qlora_learns_on_packed_weights(place: Path, tmp_path: Path, kind: str) -> None:
+    config = sft_config(place, lora_rank=4, qlora=kind, out=str(tmp_path / "q"), dtype="bf16")
+    found = sft.main(config)
+    losses = [x[1] for x in curve(found.out)[:12]]
+    assert losses[-1] < losses[0] and (found.out / "adapter/adapter_model.safetensors").exists()
+
+
+def test_another_template_is_refused(place: Path, tmp_path: Path) -> None:
+    template = tmp_path / "t.jinja"
+    template.write_text(tiny.TEMPLATE)
+    config = sft_config(place, template=str(template), out=str(tmp_path / "run"), steps=4)
+    sft.main(config)
+    template.write_text(tiny.TEMPLATE.replace("\n", " "))
+    with pytest.raises(CheckpointError, match="template"):
+        sft.main(config)
+
+
+def test_a_tuned_model_names_the_end_of_a_turn_first(place: Path, tmp_path: Path) -> None:
+    sft.main(sft_config(place, out=str(tmp_path / "run"), steps=2))
+    raw = json.loads((tmp_path / "run/model/config.json").read_text())
+    told = json.loads((tmp_path / "run/model/generation_config.json").read_text())
+    assert raw["eos_token_id"] == 258 and told["eos_token_id"] == [258, 256]

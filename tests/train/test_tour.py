@@ -1,0 +1,46 @@
+"""A life in a minute: everything `make proof-tour` does, on a model too small to learn much."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from qwell.train.logs import read_log
+from qwell.train.tour import TourConfig, tour
+from qwell.train.tour_data import write_questions
+
+
+@pytest.mark.slow
+def test_a_small_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QWELL_HOME", str(tmp_path / "home"))
+    config = TourConfig(
+        out=str(tmp_path / "tour"),
+        pretrain_minutes=0.1,
+        sft_minutes=0.1,
+        corpus_bytes=4_000_000,
+        held_out_bytes=20_000,
+        vocab_size=600,
+        hidden_size=64,
+        layers=1,
+        rows_per_task=40,
+        tests_per_task=2,
+        threads=1,
+    )
+    said: list[str] = []
+    report = tour(config, said.append)
+    text = report.read_text()
+    assert "| pre-training, bits per byte of held-out text |" in text and "xz -9" in text
+    for name in ("pretrain.png", "sft.png", "stages.png"):
+        assert (report.parent / name).read_bytes().startswith(b"\x89PNG")
+    for stage in ("pretrain", "sft"):
+        losses = [e["loss"] for e in read_log(report.parent / stage) if e["kind"] == "eval"]
+        assert losses[-1] < losses[0]
+    said.clear()
+    assert tour(replace(config, layers=1), said.append) == report and said == []
+
+
+def test_questions_about_modules(tmp_path: Path) -> None:
+    count = write_questions(tmp_path / "m.jsonl")
+    assert count > 50 and len((tmp_path / "m.jsonl").read_text().splitlines()) == 4 * count
