@@ -27,7 +27,7 @@ from qwell.model.weights import build_weights
 from tests.checkpoint.adapters import write_peft
 from tests.cli.tiny import config, write_model
 from tests.parity.greedy import greedy
-from tests.parity.test_peft import their_greedy, their_logits
+from tests.parity.test_peft import REPLY, their_greedy, their_logits
 
 ROOT = Path(__file__).parents[2]
 PEERS = Path(os.environ.get("QWELL_PEERS") or ROOT / "build" / "peers").absolute()
@@ -65,7 +65,7 @@ def test_transformers_opens_a_folder(
     llm = qwell.load(str(model), adapter=adapter, backend="reference")
     ours = np.concatenate([rows.copy() for rows in llm.logits(ids)])
     assert np.abs(their_logits(theirs, ids) - ours).max() <= 1e-4 * max(1, np.abs(ours).max())
-    done = llm.generate(ids, temperature=0.0, max_tokens=24, ignore_eos=True)
+    done = llm.generate(ids, temperature=0.0, max_tokens=REPLY, ignore_eos=True)
     assert their_greedy(theirs, ids) == list(done.token_ids)
 
 
