@@ -38,22 +38,27 @@ class TrainKernels {
   explicit TrainKernels(int threads) : team_(threads) {}
   static bool runs_here() { return amx_status() == "ok" && cpu().avx512_bf16; }
 
-  void gemm(Address a, int64_t a_row, int64_t a_column, Address b, int64_t b_row, int64_t b_column, Address bias,
-            Address c, int m, int n, int k, bool add) {
+  // a2 null: no second pair.
+  void gemm(Address a, int64_t a_row, int64_t a_column, Address b, int64_t b_row, int64_t b_column, Address a2,
+            int64_t a2_row, int64_t a2_column, Address b2, int64_t b2_row, int64_t b2_column, Address bias, Address c,
+            int m, int n, int k, int k2, bool add) {
     if ((a_row != 1 && a_column != 1) || (b_row != 1 && b_column != 1) || m < 1 || n < 1 || k < 1)
       throw std::invalid_argument("gemm: an operand has no contiguous axis, or nothing in it");
+    if (k2 < 0 || (k2 && ((a2_row != 1 && a2_column != 1) || (b2_row != 1 && b2_column != 1))))
+      throw std::invalid_argument("gemm: a second operand has no contiguous axis");
+    Gemm g{{at<Half>(a), a_row, a_column},
+           {at<Half>(b), b_row, b_column},
+           at<Half>(bias),
+           at<uint16_t>(c),
+           n,
+           m,
+           n,
+           k,
+           add};
+    g.a2 = {at<Half>(a2), a2_row, a2_column}, g.b2 = {at<Half>(b2), b2_row, b2_column}, g.k2 = k2;
     nb::gil_scoped_release release;
     const std::lock_guard lock(mutex_);
-    gemm_amx(team_, scratch_,
-             {{at<Half>(a), a_row, a_column},
-              {at<Half>(b), b_row, b_column},
-              at<Half>(bias),
-              at<uint16_t>(c),
-              n,
-              m,
-              n,
-              k,
-              add});
+    gemm_amx(team_, scratch_, g);
   }
 
   void norm(Address x, Address weight, Address y, Address rstd, int64_t rows, int n, float eps) {
@@ -211,8 +216,9 @@ void bind_train(nb::module_& m) {
   nb::class_<TrainKernels>(m, "TrainKernels")
       .def(nb::init<int>(), "threads"_a)
       .def_static("runs_here", &TrainKernels::runs_here)
-      .def("gemm", &TrainKernels::gemm, "a"_a, "a_row"_a, "a_column"_a, "b"_a, "b_row"_a, "b_column"_a, "bias"_a, "c"_a,
-           "m"_a, "n"_a, "k"_a, "add"_a)
+      .def("gemm", &TrainKernels::gemm, "a"_a, "a_row"_a, "a_column"_a, "b"_a, "b_row"_a, "b_column"_a, "a2"_a,
+           "a2_row"_a, "a2_column"_a, "b2"_a, "b2_row"_a, "b2_column"_a, "bias"_a, "c"_a, "m"_a, "n"_a, "k"_a, "k2"_a,
+           "add"_a)
       .def("norm", &TrainKernels::norm, "x"_a, "weight"_a, "y"_a, "rstd"_a, "rows"_a, "n"_a, "eps"_a)
       .def("norm_back", &TrainKernels::norm_back, "grad"_a, "x"_a, "weight"_a, "rstd"_a, "grad_x"_a, "grad_weight"_a,
            "rows"_a, "n"_a)

@@ -201,7 +201,7 @@ class LoraLinear(Function):
         low = matmul_nt(x, a).mul_(scale)
         ctx.save_for_backward(x, low, a, b)
         ctx.base, ctx.scale = base, scale
-        return product(low, b.t(), out=matmul_nt(x, opened(base, x), bias), add=True)
+        return product(x, opened(base, x).t(), bias=bias, more=(low, b.t()))
 
     @staticmethod
     @once_differentiable
@@ -210,8 +210,7 @@ class LoraLinear(Function):
         grad_low = matmul_nn(grad, b).mul_(ctx.scale)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = matmul_nn(grad, opened(ctx.base, grad))
-            product(grad_low, a, out=grad_x, add=True)
+            grad_x = product(grad, opened(ctx.base, grad), more=(grad_low, a))
         return grad_x, None, None, matmul_tn(grad_low, x), matmul_tn(grad, low), None
 
 

@@ -70,31 +70,25 @@ def product(
     b: Tensor,
     *,
     bias: Tensor | None = None,
+    more: tuple[Tensor, Tensor] | None = None,
     out: Tensor | None = None,
     add: bool = False,
 ) -> Tensor:
     """[m, k] x [k, n] (+ bias [n]) -> [m, n] bf16; views are read as they lie, rows or columns.
 
-    out: where the result goes, contiguous; add: on top of what is there, rounded once."""
+    more: another pair [m, k2] x [k2, n] in the same sums. out: where the result goes, contiguous;
+    add: on top of what is there, rounded once."""
     (m, k), n = a.shape, b.shape[1]
     assert b.shape[0] == k and (bias is None or bias.is_contiguous())
     a, b = _one_axis(a), _one_axis(b)
+    a2, b2 = (a, b) if more is None else (_one_axis(more[0]), _one_axis(more[1]))
+    k2 = 0 if more is None else a2.shape[1]
+    assert more is None or (a2.shape[0] == m and b2.shape == (k2, n))
     c = torch.empty((m, n), dtype=torch.bfloat16) if out is None else out
     assert c.shape == (m, n) and c.is_contiguous() and c.dtype == torch.bfloat16
-    _core().gemm(
-        a.data_ptr(),
-        a.stride(0),
-        a.stride(1),
-        b.data_ptr(),
-        b.stride(0),
-        b.stride(1),
-        0 if bias is None else bias.data_ptr(),
-        c.data_ptr(),
-        m,
-        n,
-        k,
-        add,
-    )
+    operands = [(t.data_ptr(), t.stride(0), t.stride(1)) for t in (a, b, a2, b2)]
+    where = 0 if bias is None else bias.data_ptr(), c.data_ptr()
+    _core().gemm(*operands[0], *operands[1], *operands[2], *operands[3], *where, m, n, k, k2, add)
     return c
 
 
