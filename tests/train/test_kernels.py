@@ -31,7 +31,15 @@ def close(a: Tensor, b: Tensor, ulps: float = 1.01) -> None:
     assert (a - b).norm() <= 0.5 * ULP * b.norm()
 
 
-SHAPES = [(1, 1, 1), (37, 45, 70), (32, 32, 32), (70, 33, 1100), (600, 17, 65), (1100, 96, 300)]
+SHAPES = [
+    (1, 1, 1),
+    (37, 45, 70),
+    (32, 32, 32),
+    (70, 33, 1100),
+    (600, 17, 65),
+    (1100, 96, 300),
+    (1100, 96, 900),
+]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
