@@ -41,7 +41,7 @@ class TrainKernels {
   // a2 null: no second pair.
   void gemm(Address a, int64_t a_row, int64_t a_column, Address b, int64_t b_row, int64_t b_column, Address a2,
             int64_t a2_row, int64_t a2_column, Address b2, int64_t b2_row, int64_t b2_column, Address bias, Address c,
-            int m, int n, int k, int k2, bool add) {
+            int m, int n, int k, int k2, bool add, bool wide) {
     if ((a_row != 1 && a_column != 1) || (b_row != 1 && b_column != 1) || m < 1 || n < 1 || k < 1)
       throw std::invalid_argument("gemm: an operand has no contiguous axis, or nothing in it");
     if (k2 < 0 || (k2 && ((a2_row != 1 && a2_column != 1) || (b2_row != 1 && b2_column != 1))))
@@ -56,6 +56,7 @@ class TrainKernels {
            k,
            add};
     g.a2 = {at<Half>(a2), a2_row, a2_column}, g.b2 = {at<Half>(b2), b2_row, b2_column}, g.k2 = k2;
+    if (wide) g.sums = at<float>(c);
     nb::gil_scoped_release release;
     const std::lock_guard lock(mutex_);
     gemm_amx(team_, scratch_, g);
@@ -101,14 +102,17 @@ class TrainKernels {
     });
   }
 
+  // logits [rows, n] float32; the gradient of a row takes the first half of its place.
   void cross_entropy(Address logits, Address targets, Address nll, int64_t rows, int n, float scale) {
     for (int64_t r = 0; r < rows; r++)
       if (at<const int64_t>(targets)[r] < 0 || at<const int64_t>(targets)[r] >= n)
         throw std::invalid_argument("cross_entropy: a target is outside the vocabulary");
     deal(rows, 1, [=](int, int64_t lo, int64_t hi) {
-      for (int64_t r = lo; r < hi; r++)
+      for (int64_t r = lo; r < hi; r++) {
+        float* row = at<float>(logits) + r * n;
         at<float>(nll)[r] =
-            kRows.cross_entropy(at<uint16_t>(logits) + r * n, n, int(at<const int64_t>(targets)[r]), scale);
+            kRows.cross_entropy(row, n, int(at<const int64_t>(targets)[r]), scale, reinterpret_cast<uint16_t*>(row));
+      }
     });
   }
 
@@ -218,7 +222,7 @@ void bind_train(nb::module_& m) {
       .def_static("runs_here", &TrainKernels::runs_here)
       .def("gemm", &TrainKernels::gemm, "a"_a, "a_row"_a, "a_column"_a, "b"_a, "b_row"_a, "b_column"_a, "a2"_a,
            "a2_row"_a, "a2_column"_a, "b2"_a, "b2_row"_a, "b2_column"_a, "bias"_a, "c"_a, "m"_a, "n"_a, "k"_a, "k2"_a,
-           "add"_a)
+           "add"_a, "wide"_a)
       .def("norm", &TrainKernels::norm, "x"_a, "weight"_a, "y"_a, "rstd"_a, "rows"_a, "n"_a, "eps"_a)
       .def("norm_back", &TrainKernels::norm_back, "grad"_a, "x"_a, "weight"_a, "rstd"_a, "grad_x"_a, "grad_weight"_a,
            "rows"_a, "n"_a)

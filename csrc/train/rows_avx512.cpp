@@ -100,7 +100,7 @@ void silu_mul_back(const uint16_t* grad, const uint16_t* gate, const uint16_t* u
   }
 }
 
-float cross_entropy(uint16_t* logits, int n, int target, float scale) {
+float cross_entropy(const float* logits, int n, int target, float scale, uint16_t* grad) {
   F top = set1(-INFINITY);
   for (int i = 0; i < n; i += 16) top = _mm512_mask_max_ps(top, first(n - i), top, load(logits + i, n - i));
   const float most = _mm512_reduce_max_ps(top);
@@ -108,11 +108,11 @@ float cross_entropy(uint16_t* logits, int n, int target, float scale) {
   for (int i = 0; i < n; i += 16)
     sum = _mm512_mask_add_ps(sum, first(n - i), sum, exp(_mm512_sub_ps(load(logits + i, n - i), set1(most))));
   const float lse = most + std::log(_mm512_reduce_add_ps(sum));
-  const float at = _mm512_cvtss_f32(load(logits + target, 1)), nll = lse - at;
+  const float nll = lse - logits[target];
   if (scale == 0) return nll;
   for (int i = 0; i < n; i += 16)
-    store(logits + i, _mm512_mul_ps(exp(_mm512_sub_ps(load(logits + i, n - i), set1(lse))), set1(scale)), n - i);
-  store(logits + target, set1((std::exp(-nll) - 1) * scale), 1);
+    store(grad + i, _mm512_mul_ps(exp(_mm512_sub_ps(load(logits + i, n - i), set1(lse))), set1(scale)), n - i);
+  store(grad + target, set1((std::exp(-nll) - 1) * scale), 1);
   return nll;
 }
 

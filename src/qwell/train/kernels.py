@@ -74,7 +74,7 @@ def product(
     out: Tensor | None = None,
     add: bool = False,
 ) -> Tensor:
-    """[m, k] x [k, n] (+ bias [n]) -> [m, n] bf16; views are read as they lie, rows or columns.
+    """[m, k] x [k, n] (+ bias [n]) -> [m, n] bf16, float32 if `out` is; views are read as they lie, rows or columns.
 
     more: another pair [m, k2] x [k2, n] in the same sums. out: where the result goes, contiguous;
     add: on top of what is there, rounded once."""
@@ -85,10 +85,14 @@ def product(
     k2 = 0 if more is None else a2.shape[1]
     assert more is None or (a2.shape[0] == m and b2.shape == (k2, n))
     c = torch.empty((m, n), dtype=torch.bfloat16) if out is None else out
-    assert c.shape == (m, n) and c.is_contiguous() and c.dtype == torch.bfloat16
+    assert c.shape == (m, n) and c.is_contiguous()
+    wide = c.dtype == torch.float32
+    assert wide or c.dtype == torch.bfloat16
     operands = [(t.data_ptr(), t.stride(0), t.stride(1)) for t in (a, b, a2, b2)]
     where = 0 if bias is None else bias.data_ptr(), c.data_ptr()
-    _core().gemm(*operands[0], *operands[1], *operands[2], *operands[3], *where, m, n, k, k2, add)
+    _core().gemm(
+        *operands[0], *operands[1], *operands[2], *operands[3], *where, m, n, k, k2, add, wide
+    )
     return c
 
 
@@ -202,19 +206,13 @@ def _attention(
     )
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
-    """-log p(target) of every row, float32; logits [n, V] become scale * (softmax - one-hot), or
-    stay if scale is 0."""
-    nll = torch.empty(len(logits), dtype=torch.float32)
-    _core().cross_entropy(
-        logits.data_ptr(),
-        targets.data_ptr(),
-        nll.data_ptr(),
-        logits.shape[0],
-        logits.shape[1],
-        scale,
-    )
-    return nll
+def cross_entropy(logits: Tensor, targets: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """-log p(target) of every row of logits [n, V] float32, and scale * (softmax - one-hot) in
+    bf16, which takes the place of the logits; if scale is 0 they stay."""
+    n, V = logits.shape
+    nll = torch.empty(n, dtype=torch.float32)
+    _core().cross_entropy(logits.data_ptr(), targets.data_ptr(), nll.data_ptr(), n, V, scale)
+    return nll, logits.view(torch.bfloat16)[:, :V]
 
 
 def square_sum(x: Tensor) -> float:
