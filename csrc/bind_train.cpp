@@ -62,20 +62,32 @@ class TrainKernels {
     gemm_amx(team_, scratch_, g);
   }
 
-  void norm(Address x, Address weight, Address y, Address rstd, int64_t rows, int n, float eps) {
+  // wide: x (and its gradient) is float32.
+  void norm(Address x, Address weight, Address y, Address rstd, int64_t rows, int n, float eps, bool wide) {
     deal(rows, 1, [=](int, int64_t lo, int64_t hi) {
-      for (int64_t r = lo; r < hi; r++)
-        kRows.norm(at<Half>(x) + r * n, at<Half>(weight), n, eps, at<uint16_t>(y) + r * n, at<float>(rstd) + r);
+      for (int64_t r = lo; r < hi; r++) {
+        uint16_t* out = at<uint16_t>(y) + r * n;
+        if (wide) kRows.norm_wide(at<const float>(x) + r * n, at<Half>(weight), n, eps, out, at<float>(rstd) + r);
+        else kRows.norm(at<Half>(x) + r * n, at<Half>(weight), n, eps, out, at<float>(rstd) + r);
+      }
     });
   }
 
   void norm_back(Address grad, Address x, Address weight, Address rstd, Address grad_x, Address grad_weight,
-                 int64_t rows, int n) {
+                 int64_t rows, int n, bool wide) {
     std::vector<float> sums(grad_weight ? size_t(team_.size()) * n : 0, 0.0f);
     deal(rows, 1, [&](int id, int64_t lo, int64_t hi) {
-      for (int64_t r = lo; r < hi; r++)
-        kRows.norm_back(at<Half>(grad) + r * n, at<Half>(x) + r * n, at<Half>(weight), n, at<const float>(rstd)[r],
-                        at<uint16_t>(grad_x) + r * n, grad_weight ? sums.data() + int64_t(id) * n : nullptr);
+      float* sum = grad_weight ? sums.data() + int64_t(id) * n : nullptr;
+      for (int64_t r = lo; r < hi; r++) {
+        const int64_t to = r * n;
+        const float scale = at<const float>(rstd)[r];
+        if (wide)
+          kRows.norm_wide_back(at<Half>(grad) + to, at<const float>(x) + to, at<Half>(weight), n, scale,
+                               at<float>(grad_x) + to, sum);
+        else
+          kRows.norm_back(at<Half>(grad) + to, at<Half>(x) + to, at<Half>(weight), n, scale, at<uint16_t>(grad_x) + to,
+                          sum);
+      }
     });
     for (size_t i = 0; i < sums.size(); i++) at<float>(grad_weight)[i % n] += sums[i];
   }
@@ -223,9 +235,9 @@ void bind_train(nb::module_& m) {
       .def("gemm", &TrainKernels::gemm, "a"_a, "a_row"_a, "a_column"_a, "b"_a, "b_row"_a, "b_column"_a, "a2"_a,
            "a2_row"_a, "a2_column"_a, "b2"_a, "b2_row"_a, "b2_column"_a, "bias"_a, "c"_a, "m"_a, "n"_a, "k"_a, "k2"_a,
            "add"_a, "wide"_a)
-      .def("norm", &TrainKernels::norm, "x"_a, "weight"_a, "y"_a, "rstd"_a, "rows"_a, "n"_a, "eps"_a)
+      .def("norm", &TrainKernels::norm, "x"_a, "weight"_a, "y"_a, "rstd"_a, "rows"_a, "n"_a, "eps"_a, "wide"_a)
       .def("norm_back", &TrainKernels::norm_back, "grad"_a, "x"_a, "weight"_a, "rstd"_a, "grad_x"_a, "grad_weight"_a,
-           "rows"_a, "n"_a)
+           "rows"_a, "n"_a, "wide"_a)
       .def("rope", &TrainKernels::rope, "x"_a, "cos"_a, "sin"_a, "y"_a, "rows"_a, "heads"_a, "half"_a, "sign"_a)
       .def("silu_mul", &TrainKernels::silu_mul, "gate"_a, "up"_a, "y"_a, "n"_a)
       .def("silu_mul_back", &TrainKernels::silu_mul_back, "grad"_a, "gate"_a, "up"_a, "grad_gate"_a, "grad_up"_a, "n"_a)

@@ -26,9 +26,12 @@ struct AdamWState {
 struct TrainRows {
   // y = x * rstd * weight, rstd = 1 / sqrt(mean(x^2) + eps)
   void (*norm)(const uint16_t* x, const uint16_t* weight, int n, float eps, uint16_t* y, float* rstd);
+  void (*norm_wide)(const float* x, const uint16_t* weight, int n, float eps, uint16_t* y, float* rstd);
   // grad_x, and grad_weight [n] added up where it is not null
   void (*norm_back)(const uint16_t* grad, const uint16_t* x, const uint16_t* weight, int n, float rstd,
                     uint16_t* grad_x, float* grad_weight);
+  void (*norm_wide_back)(const uint16_t* grad, const float* x, const uint16_t* weight, int n, float rstd, float* grad_x,
+                         float* grad_weight);
   // heads of one row, [heads][2 * half]; sign -1 turns back
   void (*rope)(const uint16_t* x, const float* cos, const float* sin, int heads, int half, float sign, uint16_t* y);
   void (*silu_mul)(const uint16_t* gate, const uint16_t* up, int64_t n, uint16_t* y);

@@ -79,7 +79,7 @@ def gradients(run: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
     """The result and the gradient of every input, for a fixed gradient of the result."""
     leaves = [x.clone().requires_grad_() for x in inputs]
     y = run(*leaves)
-    y.backward(normal(*y.shape, seed=9) if y.ndim else None)
+    y.backward(normal(*y.shape, seed=9).to(y.dtype) if y.ndim else None)
     return [y.detach(), *(x.grad for x in leaves)]
 
 
@@ -93,6 +93,10 @@ CASES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "rms_norm": (
         lambda x, w: functions.RmsNorm.apply(x, w, 1e-6),
         (normal(37, 70), normal(70, seed=1)),
+    ),
+    "wide_norm": (
+        lambda x, w: functions.RmsNorm.apply(x, w, 1e-6),
+        (normal(37, 70).float(), normal(70, seed=1)),
     ),
     "heads_norm": (
         lambda x, w: functions.RmsNorm.apply(x, w, 1e-6),

@@ -76,19 +76,20 @@ class Rows(Function):
 
 
 class RmsNorm(Function):
-    """x [..., n], weight [n] -> x / sqrt(mean(x^2) + eps) * weight (arXiv:1910.07467)."""
+    """x [..., n], weight [n] -> x / sqrt(mean(x^2) + eps) * weight (arXiv:1910.07467), in the
+    type of the weight; x may be float32 where that is bf16."""
 
     @staticmethod
     def forward(ctx: Ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         ctx.eps = eps
-        if kernels.takes(x, weight):
+        if kernels.takes(weight) and x.dtype in (torch.bfloat16, torch.float32) and len(x):
             x = x.contiguous()
             y, rstd = kernels.norm(x, weight, eps)
             ctx.save_for_backward(x, weight, rstd)
             return y
         ctx.save_for_backward(x, weight, None)
         wide = x.float()
-        return (wide * _rstd(wide, eps) * weight.float()).to(x.dtype)
+        return (wide * _rstd(wide, eps) * weight.float()).to(weight.dtype)
 
     @staticmethod
     @once_differentiable

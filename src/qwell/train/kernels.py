@@ -101,16 +101,27 @@ def _one_axis(x: Tensor) -> Tensor:
 
 
 def norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """x [..., n] contiguous -> the normed rows, and 1 / rms of each, float32."""
-    y, n = torch.empty_like(x), len(weight)
+    """x [..., n] contiguous, bf16 or float32 -> the normed rows in bf16, and 1 / rms of each,
+    float32."""
+    y, n = torch.empty_like(x, dtype=weight.dtype), len(weight)
     rstd = torch.empty(x.numel() // n, dtype=torch.float32)
-    _core().norm(x.data_ptr(), weight.data_ptr(), y.data_ptr(), rstd.data_ptr(), len(rstd), n, eps)
+    _core().norm(
+        x.data_ptr(),
+        weight.data_ptr(),
+        y.data_ptr(),
+        rstd.data_ptr(),
+        len(rstd),
+        n,
+        eps,
+        x.dtype == torch.float32,
+    )
     return y, rstd
 
 
 def norm_back(
     grad: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, need_weight: bool
 ) -> tuple[Tensor, Tensor | None]:
+    """Gradients of x, in its type, and of the weight; grad is bf16, contiguous."""
     grad_x, n = torch.empty_like(x), len(weight)
     grad_weight = torch.zeros(n, dtype=torch.float32) if need_weight else None
     _core().norm_back(
@@ -122,6 +133,7 @@ def norm_back(
         0 if grad_weight is None else grad_weight.data_ptr(),
         len(rstd),
         n,
+        x.dtype == torch.float32,
     )
     return grad_x, None if grad_weight is None else grad_weight.to(weight.dtype)
 
