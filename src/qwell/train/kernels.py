@@ -74,7 +74,8 @@ def product(
     out: Tensor | None = None,
     add: bool = False,
 ) -> Tensor:
-    """[m, k] x [k, n] (+ bias [n]) -> [m, n] bf16, float32 if `out` is; views are read as they lie, rows or columns.
+    """[m, k] x [k, n] (+ bias [n]) -> [m, n] bf16, float32 if `out` is; views are read as they
+    lie, by rows or by columns.
 
     more: another pair [m, k2] x [k2, n] in the same sums. out: where the result goes, contiguous;
     add: on top of what is there, rounded once."""
