@@ -38,38 +38,56 @@ class TrainKernels {
   explicit TrainKernels(int threads) : team_(threads) {}
   static bool runs_here() { return amx_status() == "ok" && cpu().avx512_bf16; }
 
-  void gemm(Address a, int64_t a_row, int64_t a_column, Address b, int64_t b_row, int64_t b_column, Address bias,
-            Address c, int m, int n, int k, bool add) {
+  // a2 null: no second pair.
+  void gemm(Address a, int64_t a_row, int64_t a_column, Address b, int64_t b_row, int64_t b_column, Address a2,
+            int64_t a2_row, int64_t a2_column, Address b2, int64_t b2_row, int64_t b2_column, Address bias, Address c,
+            int m, int n, int k, int k2, bool add, bool wide) {
     if ((a_row != 1 && a_column != 1) || (b_row != 1 && b_column != 1) || m < 1 || n < 1 || k < 1)
       throw std::invalid_argument("gemm: an operand has no contiguous axis, or nothing in it");
+    if (k2 < 0 || (k2 && ((a2_row != 1 && a2_column != 1) || (b2_row != 1 && b2_column != 1))))
+      throw std::invalid_argument("gemm: a second operand has no contiguous axis");
+    Gemm g{{at<Half>(a), a_row, a_column},
+           {at<Half>(b), b_row, b_column},
+           at<Half>(bias),
+           at<uint16_t>(c),
+           n,
+           m,
+           n,
+           k,
+           add};
+    g.a2 = {at<Half>(a2), a2_row, a2_column}, g.b2 = {at<Half>(b2), b2_row, b2_column}, g.k2 = k2;
+    if (wide) g.sums = at<float>(c);
     nb::gil_scoped_release release;
     const std::lock_guard lock(mutex_);
-    gemm_amx(team_, scratch_,
-             {{at<Half>(a), a_row, a_column},
-              {at<Half>(b), b_row, b_column},
-              at<Half>(bias),
-              at<uint16_t>(c),
-              n,
-              m,
-              n,
-              k,
-              add});
+    gemm_amx(team_, scratch_, g);
   }
 
-  void norm(Address x, Address weight, Address y, Address rstd, int64_t rows, int n, float eps) {
+  // wide: x (and its gradient) is float32.
+  void norm(Address x, Address weight, Address y, Address rstd, int64_t rows, int n, float eps, bool wide) {
     deal(rows, 1, [=](int, int64_t lo, int64_t hi) {
-      for (int64_t r = lo; r < hi; r++)
-        kRows.norm(at<Half>(x) + r * n, at<Half>(weight), n, eps, at<uint16_t>(y) + r * n, at<float>(rstd) + r);
+      for (int64_t r = lo; r < hi; r++) {
+        uint16_t* out = at<uint16_t>(y) + r * n;
+        if (wide) kRows.norm_wide(at<const float>(x) + r * n, at<Half>(weight), n, eps, out, at<float>(rstd) + r);
+        else kRows.norm(at<Half>(x) + r * n, at<Half>(weight), n, eps, out, at<float>(rstd) + r);
+      }
     });
   }
 
   void norm_back(Address grad, Address x, Address weight, Address rstd, Address grad_x, Address grad_weight,
-                 int64_t rows, int n) {
+                 int64_t rows, int n, bool wide) {
     std::vector<float> sums(grad_weight ? size_t(team_.size()) * n : 0, 0.0f);
     deal(rows, 1, [&](int id, int64_t lo, int64_t hi) {
-      for (int64_t r = lo; r < hi; r++)
-        kRows.norm_back(at<Half>(grad) + r * n, at<Half>(x) + r * n, at<Half>(weight), n, at<const float>(rstd)[r],
-                        at<uint16_t>(grad_x) + r * n, grad_weight ? sums.data() + int64_t(id) * n : nullptr);
+      float* sum = grad_weight ? sums.data() + int64_t(id) * n : nullptr;
+      for (int64_t r = lo; r < hi; r++) {
+        const int64_t to = r * n;
+        const float scale = at<const float>(rstd)[r];
+        if (wide)
+          kRows.norm_wide_back(at<Half>(grad) + to, at<const float>(x) + to, at<Half>(weight), n, scale,
+                               at<float>(grad_x) + to, sum);
+        else
+          kRows.norm_back(at<Half>(grad) + to, at<Half>(x) + to, at<Half>(weight), n, scale, at<uint16_t>(grad_x) + to,
+                          sum);
+      }
     });
     for (size_t i = 0; i < sums.size(); i++) at<float>(grad_weight)[i % n] += sums[i];
   }
@@ -96,14 +114,17 @@ class TrainKernels {
     });
   }
 
+  // logits [rows, n] float32; the gradient of a row takes the first half of its place.
   void cross_entropy(Address logits, Address targets, Address nll, int64_t rows, int n, float scale) {
     for (int64_t r = 0; r < rows; r++)
       if (at<const int64_t>(targets)[r] < 0 || at<const int64_t>(targets)[r] >= n)
         throw std::invalid_argument("cross_entropy: a target is outside the vocabulary");
     deal(rows, 1, [=](int, int64_t lo, int64_t hi) {
-      for (int64_t r = lo; r < hi; r++)
+      for (int64_t r = lo; r < hi; r++) {
+        float* row = at<float>(logits) + r * n;
         at<float>(nll)[r] =
-            kRows.cross_entropy(at<uint16_t>(logits) + r * n, n, int(at<const int64_t>(targets)[r]), scale);
+            kRows.cross_entropy(row, n, int(at<const int64_t>(targets)[r]), scale, reinterpret_cast<uint16_t*>(row));
+      }
     });
   }
 
@@ -211,11 +232,12 @@ void bind_train(nb::module_& m) {
   nb::class_<TrainKernels>(m, "TrainKernels")
       .def(nb::init<int>(), "threads"_a)
       .def_static("runs_here", &TrainKernels::runs_here)
-      .def("gemm", &TrainKernels::gemm, "a"_a, "a_row"_a, "a_column"_a, "b"_a, "b_row"_a, "b_column"_a, "bias"_a, "c"_a,
-           "m"_a, "n"_a, "k"_a, "add"_a)
-      .def("norm", &TrainKernels::norm, "x"_a, "weight"_a, "y"_a, "rstd"_a, "rows"_a, "n"_a, "eps"_a)
+      .def("gemm", &TrainKernels::gemm, "a"_a, "a_row"_a, "a_column"_a, "b"_a, "b_row"_a, "b_column"_a, "a2"_a,
+           "a2_row"_a, "a2_column"_a, "b2"_a, "b2_row"_a, "b2_column"_a, "bias"_a, "c"_a, "m"_a, "n"_a, "k"_a, "k2"_a,
+           "add"_a, "wide"_a)
+      .def("norm", &TrainKernels::norm, "x"_a, "weight"_a, "y"_a, "rstd"_a, "rows"_a, "n"_a, "eps"_a, "wide"_a)
       .def("norm_back", &TrainKernels::norm_back, "grad"_a, "x"_a, "weight"_a, "rstd"_a, "grad_x"_a, "grad_weight"_a,
-           "rows"_a, "n"_a)
+           "rows"_a, "n"_a, "wide"_a)
       .def("rope", &TrainKernels::rope, "x"_a, "cos"_a, "sin"_a, "y"_a, "rows"_a, "heads"_a, "half"_a, "sign"_a)
       .def("silu_mul", &TrainKernels::silu_mul, "gate"_a, "up"_a, "y"_a, "n"_a)
       .def("silu_mul_back", &TrainKernels::silu_mul_back, "grad"_a, "gate"_a, "up"_a, "grad_gate"_a, "grad_up"_a, "n"_a)

@@ -1,8 +1,8 @@
 // Matrix products of training: bf16 operands in either order, float32 sums, bf16 result.
 //
-// C[m][n] = sum over k of A[m][k] * B[k][n], k ascending in blocks of 32 pairs-wise dots (TDPBF16PS),
-// then + bias[n], then + the old C if `add`, rounded once to nearest even. Which thread computes a
-// tile, and how rows are blocked, never changes a bit.
+// C[m][n] = sum over k of A[m][k] * B[k][n], then over the few k of a second pair, k ascending in blocks of 32
+// pairs-wise dots (TDPBF16PS), then + bias[n], then + the old C if `add`, rounded once to nearest even. Which thread
+// computes a tile, and how rows are blocked, never changes a bit.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +25,8 @@ struct Gemm {
   int64_t c_row;
   int m, n, k;
   bool add;
+  Bf16Matrix a2{}, b2{};  // a second pair of operands, [m, k2] and [k2, n]: a low-rank product on top
+  int k2 = 0;
   float* sums = nullptr;  // where the result goes unrounded instead of c, rows c_row apart
 };
 

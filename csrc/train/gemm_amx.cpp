@@ -90,28 +90,37 @@ void store(const __m512i (&r)[16], uint8_t* out) {
   for (int i = 0; i < 16; i++) _mm512_store_si512(out + 64 * i, r[i]);
 }
 
-// Sixteen rows of A from row m, 32 k from k.
-void pack_a(const Gemm& g, int m, int k, uint8_t* out) {
+// Steps of the first pair of operands; those of the second come after.
+int first_steps(const Gemm& g) { return div_up(g.k, kStep); }
+
+// Sixteen rows of A from row m, the 32 k of a step.
+void pack_a(const Gemm& g, int m, int step, uint8_t* out) {
   __m512i r[16];
-  const uint16_t* p = g.a.data + m * g.a.row + k * g.a.column;
-  if (g.a.column == 1) {
-    load_lines(p, g.a.row, g.m - m, g.k - k, r);
+  const bool second = step >= first_steps(g);
+  const Bf16Matrix& a = second ? g.a2 : g.a;
+  const int k = kStep * (second ? step - first_steps(g) : step), left = (second ? g.k2 : g.k) - k;
+  const uint16_t* p = a.data + m * a.row + k * a.column;
+  if (a.column == 1) {
+    load_lines(p, a.row, g.m - m, left, r);
   } else {
-    load_pairs(p, g.a.column, g.m - m, g.k - k, r);
+    load_pairs(p, a.column, g.m - m, left, r);
     transpose(r);
   }
   store(r, out);
 }
 
-// Sixteen columns of B from column n, 32 k from k.
-void pack_b(const Gemm& g, int n, int k, uint8_t* out) {
+// Sixteen columns of B from column n, the 32 k of a step.
+void pack_b(const Gemm& g, int n, int step, uint8_t* out) {
   __m512i r[16];
-  const uint16_t* p = g.b.data + k * g.b.row + n * g.b.column;
-  if (g.b.row == 1) {
-    load_lines(p, g.b.column, g.n - n, g.k - k, r);
+  const bool second = step >= first_steps(g);
+  const Bf16Matrix& b = second ? g.b2 : g.b;
+  const int k = kStep * (second ? step - first_steps(g) : step), left = (second ? g.k2 : g.k) - k;
+  const uint16_t* p = b.data + k * b.row + n * b.column;
+  if (b.row == 1) {
+    load_lines(p, b.column, g.n - n, left, r);
     transpose(r);
   } else {
-    load_pairs(p, g.b.row, g.n - n, g.k - k, r);
+    load_pairs(p, b.row, g.n - n, left, r);
   }
   store(r, out);
 }
@@ -180,7 +189,7 @@ class Beside {
  private:
   void pack_one() {
     const int s = tile_ / 2, h = tile_ % 2;
-    pack_b(g_, panel_ * kBlock + h * kTile, (step_ + s) * kStep, out_ + tile_ * kTileBytes);
+    pack_b(g_, panel_ * kBlock + h * kTile, step_ + s, out_ + tile_ * kTileBytes);
     tile_++;
   }
 
@@ -216,7 +225,7 @@ void dots(const uint8_t* a, const uint8_t* b, int steps, bool fresh, float* c, B
 
 struct Plan {
   Plan(const Gemm& g, int threads) {
-    blocks = div_up(g.m, kBlock), panels = div_up(g.n, kBlock), steps = div_up(g.k, kStep);
+    blocks = div_up(g.m, kBlock), panels = div_up(g.n, kBlock), steps = first_steps(g) + div_up(g.k2, kStep);
     const int depths = div_up(steps, kDepthSteps);
     depth = div_up(steps, depths);
     chunk = div_up(depth, div_up(depth, kChunkSteps));
@@ -291,7 +300,7 @@ void work(void* context, int id) {
       for (int r = id; r < rows; r += threads)
         for (int s = 0; s < depth; s++)
           for (int h = 0; h < 2; h++)
-            pack_a(job.g, (first + r) * kBlock + h * kTile, (step + s) * kStep,
+            pack_a(job.g, (first + r) * kBlock + h * kTile, step + s,
                    a + (int64_t(r) * depth + s) * kStepBytes + h * kTileBytes);
       if (job.team) job.team->barrier();  // the next block goes to the other half, so this is the only meeting
       walk_panels(job, id, a, first, rows, step, depth);

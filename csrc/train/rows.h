@@ -26,16 +26,20 @@ struct AdamWState {
 struct TrainRows {
   // y = x * rstd * weight, rstd = 1 / sqrt(mean(x^2) + eps)
   void (*norm)(const uint16_t* x, const uint16_t* weight, int n, float eps, uint16_t* y, float* rstd);
+  void (*norm_wide)(const float* x, const uint16_t* weight, int n, float eps, uint16_t* y, float* rstd);
   // grad_x, and grad_weight [n] added up where it is not null
   void (*norm_back)(const uint16_t* grad, const uint16_t* x, const uint16_t* weight, int n, float rstd,
                     uint16_t* grad_x, float* grad_weight);
+  void (*norm_wide_back)(const uint16_t* grad, const float* x, const uint16_t* weight, int n, float rstd, float* grad_x,
+                         float* grad_weight);
   // heads of one row, [heads][2 * half]; sign -1 turns back
   void (*rope)(const uint16_t* x, const float* cos, const float* sin, int heads, int half, float sign, uint16_t* y);
   void (*silu_mul)(const uint16_t* gate, const uint16_t* up, int64_t n, uint16_t* y);
   void (*silu_mul_back)(const uint16_t* grad, const uint16_t* gate, const uint16_t* up, int64_t n, uint16_t* grad_gate,
                         uint16_t* grad_up);
-  // -log p(target); logits become scale * (softmax - one-hot) if scale is not 0
-  float (*cross_entropy)(uint16_t* logits, int n, int target, float scale);
+  // -log p(target); if scale is not 0, grad = scale * (softmax - one-hot), which may start where the
+  // logits do
+  float (*cross_entropy)(const float* logits, int n, int target, float scale, uint16_t* grad);
   // one row of packed integers: out[i] = scale[i / group] * (code[i] - zero) - minimum[i / group];
   // bits 8: a byte a code; 4: of 32 codes the first sixteen in low nibbles. group is a multiple of 16
   void (*dequantise)(const uint8_t* codes, const float* scale, const float* minimum, int bits, int zero, int group,

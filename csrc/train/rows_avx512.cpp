@@ -46,7 +46,8 @@ F exp(F x) {
 }
 F sigmoid(F x) { return _mm512_div_ps(set1(1), _mm512_add_ps(set1(1), exp(_mm512_sub_ps(set1(0), x)))); }
 
-void norm(const uint16_t* x, const uint16_t* weight, int n, float eps, uint16_t* y, float* rstd) {
+template <class X>
+void norm(const X* x, const uint16_t* weight, int n, float eps, uint16_t* y, float* rstd) {
   F sum = set1(0);
   for (int i = 0; i < n; i += 16) {
     const F v = load(x + i, n - i);
@@ -58,7 +59,8 @@ void norm(const uint16_t* x, const uint16_t* weight, int n, float eps, uint16_t*
     store(y + i, _mm512_mul_ps(_mm512_mul_ps(load(x + i, n - i), set1(scale)), load(weight + i, n - i)), n - i);
 }
 
-void norm_back(const uint16_t* grad, const uint16_t* x, const uint16_t* weight, int n, float rstd, uint16_t* grad_x,
+template <class X>
+void norm_back(const uint16_t* grad, const X* x, const uint16_t* weight, int n, float rstd, X* grad_x,
                float* grad_weight) {
   F inner = set1(0);
   for (int i = 0; i < n; i += 16)
@@ -100,7 +102,7 @@ void silu_mul_back(const uint16_t* grad, const uint16_t* gate, const uint16_t* u
   }
 }
 
-float cross_entropy(uint16_t* logits, int n, int target, float scale) {
+float cross_entropy(const float* logits, int n, int target, float scale, uint16_t* grad) {
   F top = set1(-INFINITY);
   for (int i = 0; i < n; i += 16) top = _mm512_mask_max_ps(top, first(n - i), top, load(logits + i, n - i));
   const float most = _mm512_reduce_max_ps(top);
@@ -108,11 +110,11 @@ float cross_entropy(uint16_t* logits, int n, int target, float scale) {
   for (int i = 0; i < n; i += 16)
     sum = _mm512_mask_add_ps(sum, first(n - i), sum, exp(_mm512_sub_ps(load(logits + i, n - i), set1(most))));
   const float lse = most + std::log(_mm512_reduce_add_ps(sum));
-  const float at = _mm512_cvtss_f32(load(logits + target, 1)), nll = lse - at;
+  const float nll = lse - logits[target];
   if (scale == 0) return nll;
   for (int i = 0; i < n; i += 16)
-    store(logits + i, _mm512_mul_ps(exp(_mm512_sub_ps(load(logits + i, n - i), set1(lse))), set1(scale)), n - i);
-  store(logits + target, set1((std::exp(-nll) - 1) * scale), 1);
+    store(grad + i, _mm512_mul_ps(exp(_mm512_sub_ps(load(logits + i, n - i), set1(lse))), set1(scale)), n - i);
+  store(grad + target, set1((std::exp(-nll) - 1) * scale), 1);
   return nll;
 }
 
@@ -276,7 +278,8 @@ void adamw(const AdamW& s, const AdamWState& t, uint16_t* weight, const uint16_t
 }  // namespace
 #pragma GCC pop_options
 
-const qwell::TrainRows qwell::kTrainRowsAvx512 = {norm,          norm_back,     rope,       silu_mul,
-                                                  silu_mul_back, cross_entropy, dequantise, softmax,
-                                                  softmax_back,  round,         square_sum, adamw};
+const qwell::TrainRows qwell::kTrainRowsAvx512 = {norm<uint16_t>, norm<float>, norm_back<uint16_t>, norm_back<float>,
+                                                  rope,           silu_mul,    silu_mul_back,       cross_entropy,
+                                                  dequantise,     softmax,     softmax_back,        round,
+                                                  square_sum,     adamw};
 #endif

@@ -138,14 +138,14 @@ async def message(server: Live, body: dict[str, Any]) -> tuple[dict[str, Any], s
     return choice["message"], choice["finish_reason"]
 
 
-async def forced(server: Live, question: str, choice: Any) -> int:
-    """How many calls came; all of them fit."""
+async def forced(server: Live, question: str, choice: Any, *, parallel: bool) -> int:
+    """How many calls came; all of them fit. A small model that may go on calls until its tokens
+    are over; then the last call may be half a one, which is shown as text."""
     body = {"messages": [{"role": "user", "content": question}], "tools": TOOLS, "seed": 1}
-    body |= {"tool_choice": choice, "max_tokens": 250, "temperature": 0}
-    told, reason = await message(server, body)
-    if reason == "length":
-        return 0
-    assert reason == "tool_calls" and told["tool_calls"] and not (told["content"] or "").strip()
+    body |= {"tool_choice": choice, "max_tokens": 160, "temperature": 0}
+    told, reason = await message(server, {**body, "parallel_tool_calls": parallel})
+    assert told["tool_calls"] and (reason == "tool_calls" or (parallel and reason == "length"))
+    assert reason == "length" or not (told["content"] or "").strip()
     for call in told["tool_calls"]:
         function = call["function"]
         jsonschema.validate(json.loads(function["arguments"]), SCHEMAS[function["name"]])
@@ -181,12 +181,15 @@ async def free(server: Live, question: str) -> tuple[int, str]:
 def test_forced_calls_fit_their_schemas(server: Live) -> None:
     async def all_of_them() -> list[int]:
         named = {"type": "function", "function": {"name": "search"}}
-        work = [forced(server, question, "required") for question in ASKED]
-        return await asyncio.gather(*work, forced(server, ASKED[0], named))
+        work = [
+            forced(server, question, "required", parallel=i % 4 == 3)
+            for i, question in enumerate(ASKED)
+        ]
+        return await asyncio.gather(*work, forced(server, ASKED[0], named, parallel=False))
 
     calls = asyncio.run(all_of_them())
-    print(f"{len(calls)} conversations, {sum(calls)} calls, {calls.count(0)} cut by max_tokens")
-    assert calls.count(0) <= 3
+    print(f"{len(calls)} conversations, {sum(calls)} calls")
+    assert min(calls) >= 1
 
 
 @pytest.mark.parametrize("server", ["real_llm", "larger"], indirect=True)

@@ -31,7 +31,15 @@ def close(a: Tensor, b: Tensor, ulps: float = 1.01) -> None:
     assert (a - b).norm() <= 0.5 * ULP * b.norm()
 
 
-SHAPES = [(1, 1, 1), (37, 45, 70), (32, 32, 32), (70, 33, 1100), (600, 17, 65), (1100, 96, 300)]
+SHAPES = [
+    (1, 1, 1),
+    (37, 45, 70),
+    (32, 32, 32),
+    (70, 33, 1100),
+    (600, 17, 65),
+    (1100, 96, 300),
+    (1100, 96, 900),
+]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -46,6 +54,10 @@ def test_product(shape: tuple[int, int, int], a_by_rows: bool, b_by_rows: bool) 
     y = kernels.product(a, b, bias=bias)
     bound = ULP / 2 * (exact + bias.double()).abs() + 1e-6 * k**0.5
     assert ((y.double() - exact - bias.double()).abs() <= bound * 1.01).all()
+    more = normal(m, 4, seed=4), normal(n, 4, seed=5).t()
+    both = exact + more[0].double() @ more[1].double()
+    y = kernels.product(a, b, more=more)
+    assert ((y.double() - both).abs() <= 1.01 * (ULP / 2 * both.abs() + 1e-6 * k**0.5)).all()
     start = normal(m, n, seed=3)
     z = kernels.product(a, b, out=start.clone(), add=True)
     whole = exact + start.double()
@@ -67,7 +79,7 @@ def gradients(run: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
     """The result and the gradient of every input, for a fixed gradient of the result."""
     leaves = [x.clone().requires_grad_() for x in inputs]
     y = run(*leaves)
-    y.backward(normal(*y.shape, seed=9) if y.ndim else None)
+    y.backward(normal(*y.shape, seed=9).to(y.dtype) if y.ndim else None)
     return [y.detach(), *(x.grad for x in leaves)]
 
 
@@ -81,6 +93,10 @@ CASES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "rms_norm": (
         lambda x, w: functions.RmsNorm.apply(x, w, 1e-6),
         (normal(37, 70), normal(70, seed=1)),
+    ),
+    "wide_norm": (
+        lambda x, w: functions.RmsNorm.apply(x, w, 1e-6),
+        (normal(37, 70).float(), normal(70, seed=1)),
     ),
     "heads_norm": (
         lambda x, w: functions.RmsNorm.apply(x, w, 1e-6),
@@ -136,7 +152,7 @@ def test_cross_entropy_equals_the_slow_twin(chunk_rows: int) -> None:
 
 def test_a_target_outside_the_vocabulary_is_refused() -> None:
     with pytest.raises(ValueError, match="target"):
-        kernels.cross_entropy(normal(2, 8), torch.tensor([1, 8]), 1.0)
+        kernels.cross_entropy(normal(2, 8).float(), torch.tensor([1, 8]), 1.0)
 
 
 @pytest.mark.parametrize("states", ["f32", "int8"])

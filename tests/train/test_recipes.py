@@ -57,7 +57,7 @@ def test_sizes_are_those_of_the_family() -> None:
         ({"schedule": "step"}, "one of cosine, wsd"),
         ({"steps": 0, "epochs": 0.0}, "steps is 0"),
         ({"weights": (1.0,), "data": ("a", "b")}, "1 weights for 2 data"),
-        ({"qlora": True}, "give --lora-rank"),
+        ({"qlora": "int8"}, "give --lora-rank"),
         ({"beta2": 1.0}, "beta2 is 1.0"),
         ({"decay_share": 0.0}, "decay_share"),
     ],

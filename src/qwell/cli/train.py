@@ -86,7 +86,9 @@ def _help() -> str:
     lines = [f"  {name:<11}{text}" for name, text in texts.items()]
     return "\n".join(
         [
-            "qwell train: from raw text to a chat model of your own",
+            "usage: qwell train COMMAND [options]",
+            "",
+            "From raw text to a chat model of your own.",
             "",
             *lines,
             "",

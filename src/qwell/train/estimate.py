@@ -24,7 +24,7 @@ from qwell.train.objectives import NextToken
 from qwell.train.stage import DTYPES, adamw, adapt, steps_of
 from qwell.train.weights import init_decoder
 
-PROCESS_BYTES = 450_000_000
+PROCESS_BYTES = 300_000_000
 """Python, torch and its libraries, before a model is there."""
 SLACK = 1.15
 """Memory the allocator holds beyond what lives in it."""
@@ -177,8 +177,8 @@ def _kept(config: TrainConfig, model: ModelConfig) -> float:
     """Numbers a token leaves behind for the backward pass, and those of the layer at work."""
     D, F = model.hidden_size, model.intermediate_size
     q, kv = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
-    layer = 6 * D + 6 * q + 2 * kv + 3 * F + 4 * config.lora_rank
-    work = 3 * F + 4 * D
+    layer = 4 * D + 2 * q + 2 * kv + 3 * F + 4 * config.lora_rank
+    work = 2 * F + 2 * D
     kept = D * model.num_layers + layer if config.recompute else layer * model.num_layers
     return kept + work
 

@@ -76,19 +76,20 @@ class Rows(Function):
 
 
 class RmsNorm(Function):
-    """x [..., n], weight [n] -> x / sqrt(mean(x^2) + eps) * weight (arXiv:1910.07467)."""
+    """x [..., n], weight [n] -> x / sqrt(mean(x^2) + eps) * weight (arXiv:1910.07467), in the
+    type of the weight; x may be float32 where that is bf16."""
 
     @staticmethod
     def forward(ctx: Ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         ctx.eps = eps
-        if kernels.takes(x, weight):
+        if kernels.takes(weight) and x.dtype in (torch.bfloat16, torch.float32) and len(x):
             x = x.contiguous()
             y, rstd = kernels.norm(x, weight, eps)
             ctx.save_for_backward(x, weight, rstd)
             return y
         ctx.save_for_backward(x, weight, None)
         wide = x.float()
-        return (wide * _rstd(wide, eps) * weight.float()).to(x.dtype)
+        return (wide * _rstd(wide, eps) * weight.float()).to(weight.dtype)
 
     @staticmethod
     @once_differentiable
@@ -201,7 +202,7 @@ class LoraLinear(Function):
         low = matmul_nt(x, a).mul_(scale)
         ctx.save_for_backward(x, low, a, b)
         ctx.base, ctx.scale = base, scale
-        return product(low, b.t(), out=matmul_nt(x, opened(base, x), bias), add=True)
+        return product(x, opened(base, x).t(), bias=bias, more=(low, b.t()))
 
     @staticmethod
     @once_differentiable
@@ -210,8 +211,7 @@ class LoraLinear(Function):
         grad_low = matmul_nn(grad, b).mul_(ctx.scale)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = matmul_nn(grad, opened(ctx.base, grad))
-            product(grad_low, a, out=grad_x, add=True)
+            grad_x = product(grad, opened(ctx.base, grad), more=(grad_low, a))
         return grad_x, None, None, matmul_tn(grad_low, x), matmul_tn(grad, low), None
 
 

@@ -19,17 +19,22 @@ def product(
     b: Tensor,
     *,
     bias: Tensor | None = None,
+    more: tuple[Tensor, Tensor] | None = None,
     out: Tensor | None = None,
     add: bool = False,
 ) -> Tensor:
-    """[m, k] x [k, n] (+ bias [n]) -> [m, n]; with `add`, on top of what is in `out`."""
+    """[m, k] x [k, n] (+ bias [n]) (+ the product of `more`) -> [m, n]; with `add`, on top of what
+    is in `out`."""
     if kernels.takes(a, b, bias):
-        return kernels.product(a, b, bias=bias, out=out, add=add)
+        return kernels.product(a, b, bias=bias, more=more, out=out, add=add)
     if add:
-        assert out is not None and bias is None
-        return out.addmm_(a, b)
-    y = torch.mm(a, b, out=out)
-    return y if bias is None else y.add_(bias)
+        assert out is not None
+        out.addmm_(a, b)
+    else:
+        out = torch.mm(a, b, out=out)
+    if bias is not None:
+        out.add_(bias)
+    return out if more is None else out.addmm_(*more)
 
 
 def matmul_nt(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:

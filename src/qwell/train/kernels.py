@@ -70,30 +70,29 @@ def product(
     b: Tensor,
     *,
     bias: Tensor | None = None,
+    more: tuple[Tensor, Tensor] | None = None,
     out: Tensor | None = None,
     add: bool = False,
 ) -> Tensor:
-    """[m, k] x [k, n] (+ bias [n]) -> [m, n] bf16; views are read as they lie, rows or columns.
+    """[m, k] x [k, n] (+ bias [n]) -> [m, n] bf16, float32 if `out` is; views are read as they
+    lie, by rows or by columns.
 
-    out: where the result goes, contiguous; add: on top of what is there, rounded once."""
+    more: another pair [m, k2] x [k2, n] in the same sums. out: where the result goes, contiguous;
+    add: on top of what is there, rounded once."""
     (m, k), n = a.shape, b.shape[1]
     assert b.shape[0] == k and (bias is None or bias.is_contiguous())
     a, b = _one_axis(a), _one_axis(b)
+    a2, b2 = (a, b) if more is None else (_one_axis(more[0]), _one_axis(more[1]))
+    k2 = 0 if more is None else a2.shape[1]
+    assert more is None or (a2.shape[0] == m and b2.shape == (k2, n))
     c = torch.empty((m, n), dtype=torch.bfloat16) if out is None else out
-    assert c.shape == (m, n) and c.is_contiguous() and c.dtype == torch.bfloat16
+    assert c.shape == (m, n) and c.is_contiguous()
+    wide = c.dtype == torch.float32
+    assert wide or c.dtype == torch.bfloat16
+    operands = [(t.data_ptr(), t.stride(0), t.stride(1)) for t in (a, b, a2, b2)]
+    where = 0 if bias is None else bias.data_ptr(), c.data_ptr()
     _core().gemm(
-        a.data_ptr(),
-        a.stride(0),
-        a.stride(1),
-        b.data_ptr(),
-        b.stride(0),
-        b.stride(1),
-        0 if bias is None else bias.data_ptr(),
-        c.data_ptr(),
-        m,
-        n,
-        k,
-        add,
+        *operands[0], *operands[1], *operands[2], *operands[3], *where, m, n, k, k2, add, wide
     )
     return c
 
@@ -103,16 +102,27 @@ def _one_axis(x: Tensor) -> Tensor:
 
 
 def norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """x [..., n] contiguous -> the normed rows, and 1 / rms of each, float32."""
-    y, n = torch.empty_like(x), len(weight)
+    """x [..., n] contiguous, bf16 or float32 -> the normed rows in bf16, and 1 / rms of each,
+    float32."""
+    y, n = torch.empty_like(x, dtype=weight.dtype), len(weight)
     rstd = torch.empty(x.numel() // n, dtype=torch.float32)
-    _core().norm(x.data_ptr(), weight.data_ptr(), y.data_ptr(), rstd.data_ptr(), len(rstd), n, eps)
+    _core().norm(
+        x.data_ptr(),
+        weight.data_ptr(),
+        y.data_ptr(),
+        rstd.data_ptr(),
+        len(rstd),
+        n,
+        eps,
+        x.dtype == torch.float32,
+    )
     return y, rstd
 
 
 def norm_back(
     grad: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, need_weight: bool
 ) -> tuple[Tensor, Tensor | None]:
+    """Gradients of x, in its type, and of the weight; grad is bf16, contiguous."""
     grad_x, n = torch.empty_like(x), len(weight)
     grad_weight = torch.zeros(n, dtype=torch.float32) if need_weight else None
     _core().norm_back(
@@ -124,6 +134,7 @@ def norm_back(
         0 if grad_weight is None else grad_weight.data_ptr(),
         len(rstd),
         n,
+        x.dtype == torch.float32,
     )
     return grad_x, None if grad_weight is None else grad_weight.to(weight.dtype)
 
@@ -208,19 +219,13 @@ def _attention(
     )
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
-    """-log p(target) of every row, float32; logits [n, V] become scale * (softmax - one-hot), or
-    stay if scale is 0."""
-    nll = torch.empty(len(logits), dtype=torch.float32)
-    _core().cross_entropy(
-        logits.data_ptr(),
-        targets.data_ptr(),
-        nll.data_ptr(),
-        logits.shape[0],
-        logits.shape[1],
-        scale,
-    )
-    return nll
+def cross_entropy(logits: Tensor, targets: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """-log p(target) of every row of logits [n, V] float32, and scale * (softmax - one-hot) in
+    bf16, which takes the place of the logits; if scale is 0 they stay."""
+    n, V = logits.shape
+    nll = torch.empty(n, dtype=torch.float32)
+    _core().cross_entropy(logits.data_ptr(), targets.data_ptr(), nll.data_ptr(), n, V, scale)
+    return nll, logits.view(torch.bfloat16)[:, :V]
 
 
 def square_sum(x: Tensor) -> float:

@@ -18,9 +18,9 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from qwell.train import kernels
-from qwell.train.gemm import matmul_nt, product
+from qwell.train.gemm import product
 
-CHUNK_ROWS = 512
+CHUNK_ROWS = 256
 
 
 def cross_entropy(
@@ -64,13 +64,13 @@ class _CrossEntropy(Function):
         need_hidden, need_head = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_head = torch.empty_like(head) if need_head else None
-        room = torch.empty(
-            (min(chunk_rows, len(hidden)), len(head)), dtype=head.dtype, device=head.device
-        )
+        room = _room(hidden, head, chunk_rows)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for x, target, rows in _chunks(hidden, targets, chunk_rows):
-            logits = product(x, head.t(), out=room[: len(x)])
-            nll, grad = softmax_grad(logits, target, scale if need_hidden or need_head else 0.0)
+            logits = _logits(x, head, room)
+            nll, grad = softmax_grad(
+                logits, target, scale if need_hidden or need_head else 0.0, head.dtype
+            )
             total += nll.sum()
             if grad_hidden is not None:
                 product(grad, head, out=grad_hidden[rows])
@@ -102,8 +102,9 @@ class _TokenLogprobs(Function):
         ctx.save_for_backward(hidden, head, targets)
         ctx.temperature, ctx.chunk_rows = temperature, chunk_rows
         out = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        room = _room(hidden, head, chunk_rows)
         for x, target, rows in _chunks(hidden, targets, chunk_rows):
-            logits = matmul_nt(x, head).float() / temperature
+            logits = _logits(x, head, room) / temperature
             out[rows] = logits.log_softmax(-1).gather(1, target[:, None])[:, 0]
         return out
 
@@ -111,11 +112,10 @@ class _TokenLogprobs(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, head, targets = ctx.saved_tensors
-        grad_hidden = torch.empty_like(hidden)
+        grad_hidden, room = torch.empty_like(hidden), _room(hidden, head, ctx.chunk_rows)
         grad_head = torch.zeros_like(head) if ctx.needs_input_grad[1] else None
         for x, target, rows in _chunks(hidden, targets, ctx.chunk_rows):
-            wide = matmul_nt(x, head).float() / ctx.temperature
-            slope = wide.softmax(-1)
+            slope = (_logits(x, head, room) / ctx.temperature).softmax(-1)
             slope[torch.arange(len(x)), target] -= 1
             slope *= -grad[rows, None] / ctx.temperature
             slope = slope.to(hidden.dtype)
@@ -125,18 +125,35 @@ class _TokenLogprobs(Function):
         return grad_hidden, grad_head, None, None, None
 
 
-def softmax_grad(logits: Tensor, targets: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """-log p(target) [n] float32 and scale * (softmax - one-hot) [n, V] in the logits' type, which
-    may take the logits' place; without a meaning where scale is 0."""
-    if kernels.takes(logits):
-        return kernels.cross_entropy(logits, targets, scale), logits
-    wide = logits.float()
-    lse = wide.logsumexp(-1)
-    rows = torch.arange(len(wide), device=wide.device)
-    nll = lse - wide[rows, targets]
-    slope = wide.sub_(lse[:, None]).exp_()
+def softmax_grad(
+    logits: Tensor, targets: Tensor, scale: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """-log p(target) [n] float32, and scale * (softmax - one-hot) [n, V] in dtype, which may take
+    the place of the logits [n, V] float32; without a meaning where scale is 0."""
+    if dtype == torch.bfloat16 and kernels.core() is not None and logits.device.type == "cpu":
+        return kernels.cross_entropy(logits, targets, scale)
+    lse = logits.logsumexp(-1)
+    rows = torch.arange(len(logits), device=logits.device)
+    nll = lse - logits[rows, targets]
+    slope = logits.sub_(lse[:, None]).exp_()
     slope[rows, targets] -= 1
-    return nll, slope.mul_(scale).to(logits.dtype)
+    return nll, slope.mul_(scale).to(dtype)
+
+
+def _room(hidden: Tensor, head: Tensor, chunk_rows: int) -> Tensor:
+    """Where the logits of a chunk go, float32: rounded to bf16, a logit of 20 is off by 0.06."""
+    rows = min(chunk_rows, len(hidden))
+    return torch.empty((rows, len(head)), dtype=torch.float32, device=head.device)
+
+
+def _logits(x: Tensor, head: Tensor, room: Tensor) -> Tensor:
+    """[n, V] float32, in the first rows of room."""
+    out = room[: len(x)]
+    if kernels.takes(x, head):
+        return kernels.product(x, head.t(), out=out)
+    if x.device.type == "cpu":
+        return torch.mm(x.float(), head.float().t(), out=out)
+    return out.copy_(x @ head.t())
 
 
 def _chunks(hidden: Tensor, targets: Tensor, chunk_rows: int) -> list[tuple[Tensor, Tensor, slice]]:

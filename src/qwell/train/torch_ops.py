@@ -40,7 +40,7 @@ class TorchOps:
 
     def embed(self, batch: Batch, w: Any) -> Tensor:
         x: Tensor = w(self._tensor(batch.input_ids).long())
-        return x
+        return x.float()  # the residual stream: in bf16 its roundings would add up over the layers
 
     def rms_norm(self, x: Tensor, w: Any) -> Tensor:
         y: Tensor = w(x)

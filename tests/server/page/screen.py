@@ -88,6 +88,14 @@ class Screen:
         """No reply is being written."""
         expect(self.button("Send")).to_be_attached(timeout=SECONDS)
 
+    def until(self, expression: str) -> None:
+        """Waits for it from out here: inside the page its own rules forbid what polls."""
+        for _ in range(20 * SECONDS):
+            if self.page.evaluate(expression):
+                return
+            self.page.wait_for_timeout(50)
+        raise AssertionError(f"{expression} did not come true")
+
     def text(self, number: int) -> str:
         return self.turn(number).locator(".body").inner_text()
 

@@ -240,7 +240,7 @@ def test_a_screen_reader_hears_beginning_and_end_not_every_token(screen: Any) ->
         )
         live_regions = "[aria-live=polite], [aria-live=assertive], [role=log], [role=alert]"
         page.send("count")
-        page.page.wait_for_function("window.heard.length >= 2")
+        page.until("window.heard.length >= 2")
         heard = page.page.evaluate("window.heard")
         assert heard[0] == "The reply is being written"
         assert heard[1].startswith("The reply is complete. 1 2 3")
