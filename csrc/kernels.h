@@ -57,7 +57,7 @@
 //       new = ceil(max of s), and l and o start from 0
 //     y = s - new; f = y - floor(y), rounded down; p = poly(f) * 2^floor(y), rounded once, poly of
 //       degree 3 in Horner form by fma (tile_exp2); keys that are not seen have p = 0
-//     l[i] = l[i] * c, then l[i] + p[16 j + i], j ascending; sum = the fold of l at the end of the part
+//     l[i] = l[i] * c, then l[i] + bf16(p[16 j + i]), j ascending; sum = the fold of l at the end of the part
 //     o[d] = o[d] * c, then one dot for keys 0..31 and one for keys 32..63 of bf16(p) and v.
 //   The first part's results are taken as they are; the others are merged as above, a and b like c.
 //   A score that is NaN or +infinity makes the query NaN; one of -infinity weighs nothing.

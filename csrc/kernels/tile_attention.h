@@ -201,11 +201,13 @@ struct TileWalk {
     for (int j = 0; j < kVectors; j++) {
       p[j] = tile_exp2(V::load(score + j * kLanes), V::set1(top[r]));
       if (now.edge) p[j] = Bf16::keep(p[j], seen_bits(j * kLanes, seen(r)));
-      sum = V::add(sum, p[j]);
     }
-    V::store(lanes, sum);
     uint16_t* to = reinterpret_cast<uint16_t*>(s.p + now.slot * 2 * kTileBytes) + r * 32;
     Bf16::store32(to, p[0], p[1]), Bf16::store32(to + kTileBytes / 2, p[2], p[3]);
+    // What is divided by is the sum of what was multiplied: rounding a weight moves both.
+    for (int j = 0; j < kVectors; j++)
+      sum = V::add(sum, V::load_bf16(to + j / 2 * (kTileBytes / 2) + j % 2 * kLanes));
+    V::store(lanes, sum);
   }
 
   void prefetch(const uint8_t* next, int row) const {
