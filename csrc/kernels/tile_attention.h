@@ -205,8 +205,7 @@ struct TileWalk {
     uint16_t* to = reinterpret_cast<uint16_t*>(s.p + now.slot * 2 * kTileBytes) + r * 32;
     Bf16::store32(to, p[0], p[1]), Bf16::store32(to + kTileBytes / 2, p[2], p[3]);
     // What is divided by is the sum of what was multiplied: rounding a weight moves both.
-    for (int j = 0; j < kVectors; j++)
-      sum = V::add(sum, V::load_bf16(to + j / 2 * (kTileBytes / 2) + j % 2 * kLanes));
+    for (int j = 0; j < kVectors; j++) sum = V::add(sum, V::load_bf16(to + j / 2 * (kTileBytes / 2) + j % 2 * kLanes));
     V::store(lanes, sum);
   }
 
