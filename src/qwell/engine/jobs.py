@@ -20,7 +20,7 @@ class Limits:
     """Prompt tokens that wait."""
     max_wait_s: float = 60.0
     """The estimated time until a new request would begin."""
-    step_ms: float = 150.0
+    step_ms: float = 120.0
     """How long a step should take: the gap between two tokens of a stream while prompts are read.
     Shorter steps read prompts more slowly."""
 
