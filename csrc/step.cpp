@@ -226,7 +226,7 @@ struct Worker {
     const Product& product() const { return phase->products[phase->units[first].product]; }
     const Product* partner() const { return product().partner >= 0 ? &phase->products[product().partner] : nullptr; }
   };
-  Pass waiting;
+  Pass waiting{};
 
   // Of the rows of a product those before `tiled` go over tiles; partners go the same way (Program::tiled).
   int tiled(const Phase& phase, const Product& product) const { return p.tiled(phase, product) ? tiled(phase) : 0; }
