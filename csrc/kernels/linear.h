@@ -14,8 +14,8 @@ namespace {
 using namespace qwell;
 
 // A panel is a stream: lines are asked for so far ahead that memory, not its latency, is the limit.
-// Measured (LOG.md, 2026-11-23): into the second-level cache, 8 KB.
-inline constexpr int kAhead = 8192;
+// Measured on two CPUs (LOG.md, 2026-11-26): into the second-level cache, 3 KB.
+inline constexpr int kAhead = 3072;
 inline void prefetch_ahead(const uint8_t* p, int lines) {
   for (int i = 0; i < lines; i++) V::prefetch(p + kAhead + 64 * i);
 }
@@ -141,23 +141,37 @@ inline int32_t group_sum(const int32_t* sums, int g, int sub) {
   return sums[2 * g] + sums[2 * g + 1];
 }
 
-// sum over the inputs of one sub-group of (u - zero) * q, exact
-template <class W, bool wide>
-inline V::I group_dot(const V::B* lines, const Row& x, int64_t at, int32_t total) {
+// dot[m][h] = sum over the inputs of one sub-group of (u - zero) * q, exact
+template <class W, int M, int H, bool wide>
+QWELL_INLINE void group_dots(const Rows8* rows, int g, int sub, const Row* x, V::I (*dot)[H]) {
   constexpr int n = W::group / 4;
-  const V::I start = V::template start<W::bits>(W::zero, total);
-  if constexpr (!wide) return V::template dot_lines<W::bits, n>(start, lines, x.q8 + at);
-  const V::I high = V::template dot_lines<W::bits, n>(V::set1i(0), lines, x.hi + at);
-  return V::addi(V::template dot_lines<W::bits, n>(start, lines, x.lo + at), V::shl7(high));
+  const int64_t at = int64_t(g) * kGroup + sub * W::group;
+  const V::B* lines[H];
+  for (int h = 0; h < H; h++) lines[h] = rows[h].row + sub * n;
+  const int8_t* a[M];
+  if constexpr (wide) {
+    for (int m = 0; m < M; m++) a[m] = x[m].hi + at;
+    for (int m = 0; m < M; m++)
+      for (int h = 0; h < H; h++) dot[m][h] = V::set1i(0);
+    V::template dot_rows<W::bits, n, M>(dot, lines, a);
+  }
+  for (int m = 0; m < M; m++) {
+    a[m] = (wide ? x[m].lo : x[m].q8) + at;
+    const V::I start = V::template start<W::bits>(W::zero, group_sum<W>(wide ? x[m].sum16 : x[m].sum8, g, sub));
+    for (int h = 0; h < H; h++) dot[m][h] = wide ? V::addi(start, V::shl7(dot[m][h])) : start;
+  }
+  V::template dot_rows<W::bits, n, M>(dot, lines, a);
 }
 
 // acc[m][h] += group g of H neighbouring halves for M rows. The lines stay in registers while the
-// rows pass; H = 2 lets both halves share what is fetched of a row.
+// rows pass.
 template <class W, int M, int H, bool wide>
 inline void add_group(const W& w, int g, int half, const Row* x, V::F (*acc)[2]) {
   Rows8 rows[H];
   for (int h = 0; h < H; h++) rows[h] = w.rows(g, half + h);
   for (int sub = 0; sub < kGroup / W::group; sub++) {
+    V::I dot[M][H];
+    group_dots<W, M, H, wide>(rows, g, sub, x, dot);
     V::F scale[H], min[H];
     for (int h = 0; h < H; h++) {
       scale[h] = w.scale(g, sub, half + h);
@@ -169,10 +183,8 @@ inline void add_group(const W& w, int g, int half, const Row* x, V::F (*acc)[2])
       const int32_t total = group_sum<W>(wide ? x[m].sum16 : x[m].sum8, g, sub);
 #pragma GCC unroll 2
       for (int h = 0; h < H; h++) {
-        const V::B* lines = rows[h].row + sub * (W::group / 4);
-        V::I dot = group_dot<W, wide>(lines, x[m], int64_t(g) * kGroup + sub * W::group, total);
         V::F& sum = acc[m][half + h];
-        sum = V::fma(V::to_float(dot), V::mul(scale[h], V::set1(s)), sum);
+        sum = V::fma(V::to_float(dot[m][h]), V::mul(scale[h], V::set1(s)), sum);
         if constexpr (W::mins) sum = V::fma(min[h], V::set1(float(total) * s), sum);
       }
     }
@@ -206,9 +218,14 @@ void linear_rows(const uint8_t* panel, int k, const Row* x, int rows, float* til
   if (rows <= 4) return dot_few<Packed<F>, wide>({panel}, k, x, rows, tile, stride);
   Unpacked<F>::fill(panel, k, scratch);
   Unpacked<F> w(scratch, k);
+  // Memory has nothing to do while the rows pass: they ask for the panel that follows.
+  const int64_t bytes = int64_t(k) / Block<F>::inputs * Block<F>::bytes;
+  const int lines = int((bytes / 64 * 4 + rows - 1) / rows);
+  const uint8_t* next = panel + bytes;
   // The last block of four reaches back over rows already done: the same bits once more.
   for (int r = 0; r < rows; r += 4) {
     const int first = rows - r < 4 ? rows - 4 : r;
+    for (int i = 0; i < lines; i++, next += 64) V::prefetch(next);
     dot_panel<Unpacked<F>, 4, wide>(w, k, x + first, tile + first * stride, stride);
   }
 }

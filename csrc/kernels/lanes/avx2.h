@@ -206,6 +206,11 @@ struct V {
   static I dot_lines(I acc, const B* u, const int8_t* a) {
     return {dot_lines<bits, lines>(acc.a, u, &B::a, a), dot_lines<bits, lines>(acc.b, u, &B::b, a)};
   }
+  // dot[m] += lines . a[m]: M rows against one half.
+  template <int bits, int n, int M>
+  static void dot_rows(I (*dot)[1], const B* const* lines, const int8_t* const* a) {
+    for (int m = 0; m < M; m++) dot[m][0] = dot_lines<bits, n>(dot[m][0], lines[0], a[m]);
+  }
   static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 };
 

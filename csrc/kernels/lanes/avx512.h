@@ -111,15 +111,19 @@ struct V {
   static I start(int zero, int32_t total) {
     return set1i(-zero * total);
   }
-  template <int bits, int lines>
-  static I dot_lines(I acc, const B* u, const int8_t* a) {
+  // dot[m][h] += lines[h] . a[m]. Line after line: 2 M chains of sums keep both multipliers busy, where
+  // one would wait for itself, and what is fetched of a row serves both halves.
+  template <int bits, int n, int M>
+  [[gnu::always_inline]] static void dot_rows(I (*dot)[2], const B* const* lines, const int8_t* const* a) {
 #pragma GCC unroll 8
-    for (int i = 0; i < lines; i++) {
-      int32_t four;
-      std::memcpy(&four, a + 4 * i, 4);
-      acc = _mm512_dpbusd_epi32(acc, u[i], _mm512_set1_epi32(four));
-    }
-    return acc;
+    for (int i = 0; i < n; i++)
+#pragma GCC unroll 4
+      for (int m = 0; m < M; m++) {
+        int32_t four;
+        std::memcpy(&four, a[m] + 4 * i, 4);
+        dot[m][0] = _mm512_dpbusd_epi32(dot[m][0], lines[0][i], _mm512_set1_epi32(four));
+        dot[m][1] = _mm512_dpbusd_epi32(dot[m][1], lines[1][i], _mm512_set1_epi32(four));
+      }
   }
   // In assembly: GCC 12 takes a function that only prefetches for one without effect, and drops its calls.
   static void prefetch(const void* p) { asm volatile("prefetcht1 %0" ::"m"(*static_cast<const char*>(p))); }

@@ -187,6 +187,11 @@ struct V {
     for (int i = 0; i < 4; i++) acc.v[i] = dot_part<bits, lines>(acc.v[i], u, i, a);
     return acc;
   }
+  // dot[m] += lines . a[m]: M rows against one half.
+  template <int bits, int n, int M>
+  static void dot_rows(I (*dot)[1], const B* const* lines, const int8_t* const* a) {
+    for (int m = 0; m < M; m++) dot[m][0] = dot_lines<bits, n>(dot[m][0], lines[0], a[m]);
+  }
   static void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }  // into the second-level cache
 };
 

@@ -185,6 +185,11 @@ struct V {
         for (int j = 0; j < 4; j++) acc.v[c] += int32_t(u[i].v[4 * c + j]) * a[4 * i + j];
     return acc;
   }
+  // dot[m] += lines . a[m]: M rows against one half.
+  template <int bits, int n, int M>
+  static void dot_rows(I (*dot)[1], const B* const* lines, const int8_t* const* a) {
+    for (int m = 0; m < M; m++) dot[m][0] = dot_lines<bits, n>(dot[m][0], lines[0], a[m]);
+  }
   static void prefetch(const void*) {}
 };
 
