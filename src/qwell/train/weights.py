@@ -26,7 +26,7 @@ from qwell.checkpoint.save_safetensors import write_shards
 from qwell.config import GenerationConfig, ModelConfig
 from qwell.errors import UsageError
 from qwell.hub.resolve import resolve
-from qwell.text.export import write_tokenizer
+from qwell.text.files import hf_files
 from qwell.text.template import find_template
 from qwell.text.tokenizer import Tokenizer
 from qwell.train.modules import Decoder
@@ -170,14 +170,15 @@ def save_folder(
     Raises UsageError if it exists, StorageError if it cannot be written, CheckpointError for a
     weight that is not finite."""
     refuse_existing(folder)
+    text_side = {} if tokenizer is None else hf_files(tokenizer, chat_template)
     dtype = _DTYPES[decoder.model.norm.weight.dtype]
     with appearing_folder(folder, force=False, mark="config.json") as part:
         config = hf_config(decoder.config, generation, dtype)
         # Who reads config.json alone takes one end token, the first.
         write_json(part / "config.json", config | {"eos_token_id": generation.eos_token_ids[0]})
         write_json(part / "generation_config.json", hf_generation(generation))
-        if tokenizer is not None:
-            write_tokenizer(part, tokenizer, chat_template)
+        for name, data in text_side.items():
+            (part / name).write_bytes(data)
         write_shards(part, _stored(decoder), dtype.upper(), shard_bytes=shard_bytes)
 
 
