@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from qwell.checkpoint.adapter import CONFIG, WEIGHTS
 from qwell.checkpoint.appear import appearing_folder, check_space
 from qwell.checkpoint.blocks import Floats
 from qwell.checkpoint.encode import Source, encoded_bytes
+from qwell.checkpoint.save_folder import write_json
 from qwell.checkpoint.save_safetensors import write_safetensors
 
 
@@ -54,8 +54,7 @@ def write_adapter(
     with appearing_folder(folder, force=force, mark=CONFIG) as unfinished:
         check_space(folder, sum(encoded_bytes(w, dtype.upper()) for w in weights))
         write_safetensors(unfinished / WEIGHTS, weights, dtype.upper())
-        text = json.dumps(_config(loras, rank, alpha, rslora, base_model), indent=2)
-        (unfinished / CONFIG).write_text(text + "\n", encoding="utf-8")
+        write_json(unfinished / CONFIG, _config(loras, rank, alpha, rslora, base_model))
 
 
 def _config(

@@ -41,8 +41,8 @@ def write_hf(
         check_space(folder, total + sum(map(len, extra.values())))
         for name, data in extra.items():
             (unfinished / name).write_bytes(data)
-        _write_json(unfinished / "config.json", hf_config(config, generation, dtype))
-        _write_json(unfinished / "generation_config.json", hf_generation(generation))
+        write_json(unfinished / "config.json", hf_config(config, generation, dtype))
+        write_json(unfinished / "generation_config.json", hf_generation(generation))
         counted = _Counter(total, progress)
         write_shards(unfinished, tensors, kind, shard_bytes=shard_bytes, progress=counted)
 
@@ -92,5 +92,6 @@ def hf_generation(generation: GenerationConfig) -> dict[str, Any]:
     return values
 
 
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """A JSON file of a model folder."""
     path.write_text(json.dumps(dict(values), indent=2) + "\n", encoding="utf-8")

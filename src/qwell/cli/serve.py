@@ -13,7 +13,13 @@ from qwell.cli.terminal import note
 from qwell.errors import MemoryBudgetError, UsageError
 
 if TYPE_CHECKING:
+    from socket import socket
+
+    from qwell.engine.jobs import Limits
     from qwell.engine.llm import LLM
+    from qwell.engine.service import Service
+    from qwell.server.auth import Gate
+    from qwell.server.settings import Settings
 
 
 def serve(
@@ -41,7 +47,7 @@ def serve(
 ) -> None:
     """Serves until it is told to stop. Options that are wrong are told before anything loads."""
     from qwell.server.auth import Gate, read_keys
-    from qwell.server.serve import Server, listen, log_to_stderr, measured_speed, report
+    from qwell.server.serve import listen
     from qwell.server.settings import Settings
 
     tenants = () if api_key_file is None else read_keys(Path(api_key_file))
@@ -56,14 +62,9 @@ def serve(
         grace_s=grace_s,
     )
     template = None if chat_template is None else read_template(chat_template)
-    sock = listen(settings)  # a port that is taken is told now, not after the load
-    with sock:
+    with listen(settings) as sock:  # a port that is taken is told now, not after the load
         from qwell.engine.jobs import Limits
-        from qwell.engine.memory import Room, kv_bytes
-        from qwell.engine.service import Service
-        from qwell.model.batch import PAGE_SIZE
-        from qwell.server.app import App
-        from qwell.server.served import Served
+        from qwell.engine.memory import Room
 
         llm = open_model(
             model,
@@ -78,22 +79,48 @@ def serve(
         limits = Limits(
             max_queued=max_queue, max_queued_tokens=max_queue_tokens, max_wait_s=max_wait
         )
-        log_to_stderr()
-        ceiling = memory_ceiling(llm)
-        speed = measured_speed(llm, ceiling)
-        served = Served(
-            llm, Service(llm, limits), settings, aliases=(model,), ceiling_gb_per_s=ceiling
-        )
-        app = App(served, Gate(tenants))
-        pages = app.served.service.snapshot().pages_total
-        memory = kv_bytes(llm.config, pages * PAGE_SIZE, kv_dtype or "bf16")
-        weights = getattr(llm.backend, "memory_bytes", 4 * llm.config.num_parameters)
-        address = sock.getsockname()[:2]
-        for line in report(app, address, speed, weight_bytes=weights, kv_bytes=memory):
-            note(line)
-        gc.collect()
-        gc.freeze()  # what is loaded stays: looking through it again and again would stop streams
-        Server(app, sock, note).run_here()
+        _serve(llm, sock, settings, limits, Gate(tenants), alias=model, kv_dtype=kv_dtype or "bf16")
+
+
+def _serve(
+    llm: LLM,
+    sock: socket,
+    settings: Settings,
+    limits: Limits,
+    gate: Gate,
+    *,
+    alias: str,
+    kv_dtype: str,
+) -> None:
+    """Serves an opened model on an open socket until it is told to stop."""
+    from qwell.engine.service import Service
+    from qwell.server.app import App
+    from qwell.server.serve import Server, log_to_stderr, measured_speed, report
+    from qwell.server.served import Served
+
+    log_to_stderr()
+    ceiling = memory_ceiling(llm)
+    speed = measured_speed(llm, ceiling)
+    service = Service(llm, limits)
+    served = Served(llm, service, settings, aliases=(alias,), ceiling_gb_per_s=ceiling)
+    app = App(served, gate)
+    weight_bytes, kv_bytes = _memory(llm, service, kv_dtype)
+    address = sock.getsockname()[:2]
+    for line in report(app, address, speed, weight_bytes=weight_bytes, kv_bytes=kv_bytes):
+        note(line)
+    gc.collect()
+    gc.freeze()  # what is loaded stays: looking through it again and again would stop streams
+    Server(app, sock, note).run_here()
+
+
+def _memory(llm: LLM, service: Service, kv_dtype: str) -> tuple[int, int]:
+    """Bytes of the weights, and of all keys and values there is room for."""
+    from qwell.engine.memory import kv_bytes
+    from qwell.model.batch import PAGE_SIZE
+
+    weights = getattr(llm.backend, "memory_bytes", 4 * llm.config.num_parameters)
+    tokens = service.snapshot().pages_total * PAGE_SIZE
+    return weights, kv_bytes(llm.config, tokens, kv_dtype)
 
 
 def memory_ceiling(llm: LLM) -> float | None:

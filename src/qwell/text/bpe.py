@@ -100,21 +100,6 @@ def pipeline() -> tuple[normalizers.NFC, pre_tokenizers.Sequence]:
     return normalizers.NFC(), pre_tokenizers.Sequence(steps)
 
 
-def whole_library(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
-    """The library's tokenizer with everything around the merges, as the official tokenizer.json
-    has it: added tokens, decoder, and a post-processor that adds nothing."""
-    from tokenizers import AddedToken, decoders, processors
-
-    library = Bpe(vocabulary)._library
-    plain = {"add_prefix_space": False, "use_regex": False}
-    library.decoder = decoders.ByteLevel(**plain)
-    library.post_processor = processors.ByteLevel(trim_offsets=False, **plain)
-    for text, i in sorted(vocabulary.added.items(), key=lambda item: item[1]):
-        token = AddedToken(text, normalized=False, special=i in vocabulary.special)
-        (library.add_special_tokens if token.special else library.add_tokens)([token])
-    return library
-
-
 def chunks(text: str, size: int = _CHUNK) -> Iterator[str]:
     """Cuts text where no id depends on it: before a space that follows a visible character.
 

@@ -12,15 +12,11 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from qwell.errors import TextError
 from qwell.text import sources
-from qwell.text.bpe import Bpe, whole_library
+from qwell.text.bpe import Bpe
 from qwell.text.vocabulary import BYTE_OF, Vocabulary
-
-if TYPE_CHECKING:
-    import tokenizers
 
 _END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 
@@ -82,16 +78,6 @@ class Tokenizer:
         added, eos = self._vocabulary.added, self._vocabulary.eos
         ends = {added[text] for text in _END_TOKENS if text in added}
         return tuple(sorted(ends | ({eos} if eos is not None else set())))
-
-    @property
-    def eos(self) -> str | None:
-        """Spelling of the end token the files name, if they name one that was added."""
-        added = self._vocabulary.added
-        return next((text for text, i in added.items() if i == self._vocabulary.eos), None)
-
-    def library(self) -> tokenizers.Tokenizer:
-        """The same tokenizer as an object of the `tokenizers` library, to write tokenizer.json."""
-        return whole_library(self._vocabulary)
 
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
         """Ids of text. The spelling of an added token becomes that token only if allow_special.

@@ -8,10 +8,7 @@ weights get no gradient, so their products are not computed and their inputs not
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +17,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qwell.checkpoint.adapter import CONFIG, WEIGHTS
+from qwell.checkpoint.appear import appearing_folder
 from qwell.checkpoint.mapped import read_object
 from qwell.checkpoint.safetensors import read_safetensors
-from qwell.errors import CheckpointError, StorageError, UnsupportedModelError, UsageError
+from qwell.checkpoint.save_folder import write_json
+from qwell.errors import CheckpointError, UnsupportedModelError, UsageError
 from qwell.train import functions
 from qwell.train.modules import Block, Decoder, Linear
 from qwell.train.packed import PackedLinear
-from qwell.train.weights import sync
+from qwell.train.weights import refuse_existing
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 WHOLE = ("embed_tokens", "lm_head")
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _STEM = "base_model.model."
 
 
@@ -161,22 +160,11 @@ def save_adapter(folder: Path, decoder: Decoder, config: LoraConfig, *, base: st
     StorageError if it cannot be written."""
     from safetensors.torch import save_file
 
-    if folder.exists():
-        raise UsageError(f"{folder}: exists already; give a new folder")
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    try:
-        part.mkdir(parents=True)
-        text = json.dumps(peft_config(config, base), indent=2)
-        (part / CONFIG).write_text(text + "\n", encoding="utf-8")
+    refuse_existing(folder)
+    with appearing_folder(folder, force=False, mark=CONFIG) as part:
+        write_json(part / CONFIG, peft_config(config, base))
         tensors = {name: t.contiguous() for name, t in adapter_state(decoder).items()}
         save_file(tensors, part / WEIGHTS, metadata={"format": "pt"})
-        sync(part)
-        part.rename(folder)
-        sync(folder.parent)
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def peft_config(config: LoraConfig, base: str) -> dict[str, Any]:

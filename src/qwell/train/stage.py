@@ -114,7 +114,7 @@ def replace_folder(final: Path, write: Callable[[Path], None]) -> None:
     import shutil
 
     fresh, old = final.with_name(f"{final.name}.new"), final.with_name(f"{final.name}.old")
-    for left in (fresh, old, *final.parent.glob(f".{fresh.name}.*.part")):
+    for left in (fresh, old):
         shutil.rmtree(left, ignore_errors=True)
     write(fresh)
     if final.exists():

@@ -8,25 +8,25 @@ unchanged; a folder is whole or not there.
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from qwell.checkpoint import Checkpoint, open_checkpoint
 from qwell.checkpoint import tensor as stored
+from qwell.checkpoint.appear import appearing_folder
 from qwell.checkpoint.names import EMBEDDING, HEAD
+from qwell.checkpoint.save_folder import hf_config, hf_generation, write_json
+from qwell.checkpoint.save_safetensors import write_shards
 from qwell.config import GenerationConfig, ModelConfig
-from qwell.errors import StorageError, UsageError
+from qwell.errors import UsageError
 from qwell.hub.resolve import resolve
-from qwell.text.export import write_tokenizer
+from qwell.text.files import hf_files
 from qwell.text.template import find_template
 from qwell.text.tokenizer import Tokenizer
 from qwell.train.modules import Decoder
@@ -37,6 +37,7 @@ HeadChoice = Literal["own", "tied"]
 INIT_STD = 0.02
 """Standard deviation of fresh matrices: initializer_range of the official configs."""
 
+_DTYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 SHARD_BYTES = 4 << 30
 _SLAB = 1 << 22
 """Weights read at a time."""
@@ -159,117 +160,44 @@ def save_folder(
     folder: Path,
     decoder: Decoder,
     *,
-    generation: GenerationConfig | None = None,
+    generation: GenerationConfig = GenerationConfig(),  # noqa: B008 (frozen)
     tokenizer: Tokenizer | None = None,
     chat_template: str | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes `folder`, which must not exist: beside, synced, then renamed.
+    """Writes `folder`, which must not exist: whole or not at all, in the decoder's own dtype.
 
-    Raises UsageError if it exists, StorageError if it cannot be written."""
+    Raises UsageError if it exists, StorageError if it cannot be written, CheckpointError for a
+    weight that is not finite."""
+    refuse_existing(folder)
+    text_side = {} if tokenizer is None else hf_files(tokenizer, chat_template)
+    dtype = _DTYPES[decoder.model.norm.weight.dtype]
+    with appearing_folder(folder, force=False, mark="config.json") as part:
+        config = hf_config(decoder.config, generation, dtype)
+        # Who reads config.json alone takes one end token, the first.
+        write_json(part / "config.json", config | {"eos_token_id": generation.eos_token_ids[0]})
+        write_json(part / "generation_config.json", hf_generation(generation))
+        for name, data in text_side.items():
+            (part / name).write_bytes(data)
+        write_shards(part, _stored(decoder), dtype.upper(), shard_bytes=shard_bytes)
+
+
+def refuse_existing(folder: Path) -> None:
+    """Raises UsageError if something is there: what a run learnt replaces nothing by itself."""
     if folder.exists():
         raise UsageError(f"{folder}: exists already; give a new folder")
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    try:
-        part.mkdir(parents=True)
-        _write_json(part / "config.json", hf_config(decoder.config, _dtype_of(decoder), generation))
-        if generation is not None:
-            _write_json(part / "generation_config.json", hf_generation(generation))
-        if tokenizer is not None:
-            write_tokenizer(part, tokenizer, chat_template)
-        write_tensors(part, dict(state(decoder)), shard_bytes)
-        sync(part)
-        part.rename(folder)
-        sync(folder.parent)
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
-def state(decoder: Decoder) -> Iterator[tuple[str, Tensor]]:
-    """Checkpoint name and weight of every tensor the folder holds; a tied head is not one."""
-    for name, parameter in decoder.named_parameters():  # gives a shared parameter once
-        yield name, parameter.detach()
-
-
-def write_tensors(folder: Path, tensors: dict[str, Tensor], shard_bytes: int = SHARD_BYTES) -> None:
-    """model.safetensors, or shards with their index above shard_bytes."""
-    from safetensors.torch import save_file
-
-    shards = _shards(tensors, shard_bytes)
-    if len(shards) == 1:
-        save_file(shards[0], folder / "model.safetensors", metadata={"format": "pt"})
-        return
-    where: dict[str, str] = {}
-    for i, shard in enumerate(shards, 1):
-        name = f"model-{i:05}-of-{len(shards):05}.safetensors"
-        save_file(shard, folder / name, metadata={"format": "pt"})
-        where |= dict.fromkeys(shard, name)
-    size = sum(t.nbytes for t in tensors.values())
-    index = {"metadata": {"total_size": size}, "weight_map": where}
-    _write_json(folder / "model.safetensors.index.json", index)
-
-
-def _shards(tensors: dict[str, Tensor], shard_bytes: int) -> list[dict[str, Tensor]]:
-    shards: list[dict[str, Tensor]] = [{}]
-    room = shard_bytes
-    for name, tensor in tensors.items():
-        if tensor.nbytes > room and shards[-1]:
-            shards.append({})
-            room = shard_bytes
-        shards[-1][name] = tensor.contiguous()
-        room -= tensor.nbytes
-    return shards
-
-
-def hf_config(
-    config: ModelConfig, dtype: str, generation: GenerationConfig | None = None
-) -> dict[str, Any]:
-    """config.json in the keys transformers 4 and 5 and vLLM read."""
-    end = generation.eos_token_ids if generation else ()
+def _stored(decoder: Decoder) -> dict[str, stored.Tensor]:
+    """Every tensor the folder holds, by checkpoint name, over the parameters' own bytes; a tied
+    head is not one."""
     return {
-        "architectures": ["Qwen2ForCausalLM"],
-        **config.to_dict(),
-        "hidden_act": "silu",
-        "attention_dropout": 0.0,
-        "initializer_range": INIT_STD,
-        "use_cache": True,
-        "use_sliding_window": False,
-        "torch_dtype": dtype,
-        **({"eos_token_id": end[0]} if end else {}),
+        name: stored.Tensor(name, _DTYPES[p.dtype].upper(), tuple(p.shape), _bytes(p))
+        for name, p in decoder.named_parameters()  # gives a shared parameter once
     }
 
 
-def hf_generation(generation: GenerationConfig) -> dict[str, Any]:
-    """generation_config.json; what only matters when sampling is left out of a greedy one."""
-    found: dict[str, Any] = {
-        "eos_token_id": list(generation.eos_token_ids),
-        "do_sample": generation.do_sample,
-        "repetition_penalty": generation.repetition_penalty,
-    }
-    if generation.do_sample:
-        found |= {
-            "temperature": generation.temperature,
-            "top_p": generation.top_p,
-            "top_k": generation.top_k,
-        }
+def _bytes(parameter: Tensor) -> NDArray[np.uint8]:
+    flat = parameter.detach().cpu().contiguous().reshape(-1)
+    found: NDArray[np.uint8] = flat.view(torch.uint8).numpy()
     return found
-
-
-def _dtype_of(decoder: Decoder) -> str:
-    return str(decoder.model.norm.weight.dtype).removeprefix("torch.")
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def sync(folder: Path) -> None:
-    """Forces the files of a folder, and the folder, to the disk."""
-    for path in [*(p for p in folder.iterdir() if p.is_file()), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

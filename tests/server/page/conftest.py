@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
 
-from tests.server.live import Live
+from tests.server.live import Live, live
 from tests.server.page.screen import SECONDS, Screen
+from tests.server.page.talkers import counter, echo
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 Watch = Callable[..., Any]
@@ -34,6 +35,20 @@ def browser() -> Iterator[Browser]:
         )
         yield opened
         opened.close()
+
+
+@pytest.fixture(scope="module")
+def parrot() -> Iterator[Live]:
+    """A server that says what it was told, one for the tests of a file."""
+    with live(echo()) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def slow() -> Iterator[Live]:
+    """A server that counts, slowly enough to act while it does."""
+    with live(counter()) as found:
+        yield found
 
 
 @pytest.fixture

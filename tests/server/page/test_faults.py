@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 from playwright.sync_api import expect
 
 from qwell.engine.jobs import Limits
@@ -21,12 +19,6 @@ LOADING = "Failed to load resource"
 
 def tenant(**limits: int) -> Tenant:
     return Tenant(name="me", digest=hashlib.sha256(KEY.encode()).digest(), **limits)
-
-
-@pytest.fixture(scope="module")
-def parrot() -> Iterator[Live]:
-    with live(echo()) as found:
-        yield found
 
 
 def test_a_key_is_asked_for_and_kept_for_the_tab_alone(screen: Any) -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from playwright.sync_api import expect
 
-from tests.server.live import Live, live
-from tests.server.page.talkers import echo
+from tests.server.live import Live
 
 ATTACKS = [
     "<script>window.hacked = 1</script>",
@@ -32,12 +29,6 @@ ATTACKS = [
     "\u202egnp.exe\u202c \u0000 \ufffe \ud83d\udc7e" + "\u0301" * 500,
     "__proto__ constructor {{7*7}} ${7*7}",
 ]
-
-
-@pytest.fixture(scope="module")
-def parrot() -> Iterator[Live]:
-    with live(echo()) as found:
-        yield found
 
 
 ALLOWED = {

@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.server.live import Live, live
+from tests.server.live import Live
 from tests.server.page.screen import SECONDS, Screen
-from tests.server.page.talkers import counter, echo
 
 COUNT = " ".join(str(i) for i in range(1, 400))
-
-
-@pytest.fixture(scope="module")
-def parrot() -> Iterator[Live]:
-    with live(echo()) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def slow() -> Iterator[Live]:
-    with live(counter()) as found:
-        yield found
 
 
 def reply_up_to(page: Screen, text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,12 @@ from playwright.sync_api import expect
 
 from tests.server.live import Live, live
 from tests.server.page.screen import SECONDS, Screen
-from tests.server.page.talkers import counter, echo
+from tests.server.page.talkers import counter
 
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
 WIDE = (
     "```\n" + "x" * 300 + "\n```\n\n|" + "a wide cell|" * 12 + "\n|" + "-|" * 12 + "\n" + "y" * 200
 )
-
-
-@pytest.fixture(scope="module")
-def parrot() -> Iterator[Live]:
-    with live(echo()) as found:
-        yield found
 
 
 def paper(page: Screen) -> list[int]:

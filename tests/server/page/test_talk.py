@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 from playwright.sync_api import expect
 
-from tests.server.live import Live, live
+from tests.server.live import Live
 from tests.server.page.screen import SECONDS
-from tests.server.page.talkers import counter, echo
-
-
-@pytest.fixture(scope="module")
-def parrot() -> Iterator[Live]:
-    with live(echo()) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def slow() -> Iterator[Live]:
-    with live(counter()) as found:
-        yield found
 
 
 def test_a_message_is_sent_and_the_reply_streams(slow: Live, screen: Any) -> None:

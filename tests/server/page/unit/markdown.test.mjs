@@ -3,7 +3,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { parseMarkdown, parseParts } from "../../../../src/qwell/server/page/js/text/blocks.mjs";
-import { parseInline, plainText } from "../../../../src/qwell/server/page/js/text/inline.mjs";
+import { plainText } from "../../../../src/qwell/server/page/js/text/emphasis.mjs";
+import { parseInline } from "../../../../src/qwell/server/page/js/text/inline.mjs";
 import { safeUrl } from "../../../../src/qwell/server/page/js/text/url.mjs";
 
 const text = (value) => ({ kind: "text", text: value });
