@@ -12,6 +12,7 @@
 #include "dispatch.h"
 #include "kv_cache.h"
 #include "memory.h"
+#include "scratch.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -30,8 +31,7 @@ static void require(bool condition, const char* what) {
   if (!condition) throw std::invalid_argument(what);
 }
 
-static void linear_kernel(const std::string& isa, Format format, Bytes packed, int n, Matrix x, bool q16,
-                          OutMatrix out) {
+static void linear_kernel(const std::string& isa, Format format, Bytes packed, int n, Matrix x, OutMatrix out) {
   const Kernels& kernels = kernels_named(isa);
   const FormatInfo info = format_info(format);
   const int rows = int(x.shape(0)), k = int(x.shape(1)), panels = (n + kPanel - 1) / kPanel;
@@ -40,23 +40,19 @@ static void linear_kernel(const std::string& isa, Format format, Bytes packed, i
   require(k % (info.integer ? std::max(info.block_inputs, kGroup) : 2) == 0, "k is not a whole number of blocks");
   require(int64_t(packed.shape(0)) >= panels * panel_bytes, "the packed matrix is too short");
   require(int(out.shape(0)) == rows && int(out.shape(1)) == panels * kPanel, "out must be [rows, panels * 32]");
-  const Precision precision = q16 ? Precision::Q16 : Precision::Q8;
-  std::vector<int8_t> lo(size_t(rows) * k + row_slack(k)), hi(lo.size());
-  std::vector<float> scale(size_t(rows) * k / kGroup + 1);
-  std::vector<int32_t> sum(size_t(rows) * k / kLanes + 1);
-  std::vector<Row> row(rows);
-  for (int64_t r = 0; r < rows; r++) {
-    int8_t *l = lo.data() + r * k, *h = hi.data() + r * k;
-    float* s = scale.data() + r * k / kGroup;
-    int32_t* t = sum.data() + r * k / kLanes;
-    if (info.integer) kernels.quantize(x.data() + r * k, k, precision, l, h, s, t);
-    row[r] = {x.data() + r * k, l, l, h, s, s, t, t};
+  const int padded = (k + kGroup - 1) / kGroup * kGroup;
+  Region memory(RowStore::bytes(rows, padded), false);
+  RowStore store(memory.data(), rows, padded);
+  for (int r = 0; r < rows; r++) {
+    const float* from = x.data() + int64_t(r) * k;
+    std::copy(from, from + k, store.rows[r].f32);
+    if (info.integer) kernels.quantize(from, k, store.rows[r]);
   }
   Region scratch(unpacked_bytes(k), false);
   if (kernels.tiles) kernels.tiles->begin();
   for (int p = 0; p < panels; p++)
-    kernels.linear[int(format)](packed.data() + p * panel_bytes, k, row.data(), rows, precision,
-                                out.data() + p * kPanel, out.shape(1), scratch.data());
+    kernels.linear[int(format)](packed.data() + p * panel_bytes, k, store.rows.data(), rows, out.data() + p * kPanel,
+                                out.shape(1), scratch.data());
   if (kernels.tiles) kernels.tiles->end();
 }
 
@@ -141,7 +137,7 @@ void bind_kernels(nb::module_& m) {
         gather_column(f, packed.data(), k, index, out.data());
       },
       "One column of a packed matrix, dequantised.");
-  m.def("linear", &linear_kernel, "isa"_a, "format"_a, "packed"_a, "n"_a, "x"_a, "q16"_a, "out"_a.noconvert());
+  m.def("linear", &linear_kernel, "isa"_a, "format"_a, "packed"_a, "n"_a, "x"_a, "out"_a.noconvert());
   m.def("attention", &attention, "isa"_a, "q"_a, "pages"_a, "head_dim"_a, "first_position"_a, "out"_a.noconvert());
   m.def("cache_attention", &cache_attention, "isa"_a, "q"_a, "cache"_a, "first_position"_a, "out"_a.noconvert());
   m.def("cache_write", &cache_write, "cache"_a, "position"_a, "key"_a, "value"_a);

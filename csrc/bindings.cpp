@@ -149,16 +149,15 @@ NB_MODULE(_core, m) {
       .def("slot", &Program::slot, "width"_a)
       .def(
           "product",
-          [](const Program& p, Format format, int n, int k, int64_t offset, bool q16, int unit) {
+          [](const Program& p, Format format, int n, int k, int64_t offset, int unit) {
             Product product;
             product.weight = p.weight(format, n, k, offset);
-            product.precision = q16 ? Precision::Q16 : Precision::Q8;
             product.unit = unit;
             product.dest = Product::Pair;
             require(unit > 0 && unit % kPanel == 0, "a unit is a whole number of panels");
             return product;
           },
-          "format"_a, "n"_a, "k"_a, "offset"_a, "q16"_a, "unit"_a)
+          "format"_a, "n"_a, "k"_a, "offset"_a, "unit"_a)
       .def("angles",
            [](Program& p, int out, Floats inv_freq) {
              Phase phase{Phase::Angles, "angles"};

@@ -6,13 +6,17 @@
 // fold as s[i] + s[i+8], then +4, +2, +1.
 //
 // linear, integer formats. Activations of a row are quantised per 32 inputs:
-//     amax = max |x|, scale = amax / top, q = round_to_even(x * (top / amax))
-//   amax up to 1e-30 gives scale 0 and q 0; an x that is not finite gives scale NaN.
-//   top = 127 ("q8"), or 16256 ("q16": q = 128 * hi + lo, both int8). With g running over the
-//   weight's groups in ascending order, u the stored weight, w its scale, m its minimum:
-//     dot = sum (u - zero) * q           exact in int32: |dot| <= 32 * 255 * 16256 < 2^27.1
+//     amax = max |x|, scale = amax / 127, q = round_to_even(x * (127 / amax))
+//   amax up to 1e-30 gives scale 0 and q 0; an x that is not finite gives scale NaN. A group is loud
+//   if (amax * amax) * groups > 4 * energy, energy = fma(amax, amax, energy) over the row's groups
+//   ascending, those that are not finite left out: there 8 bits would be most of the row's error, so
+//   15 are kept: fine = round_to_even(x * (16256 / amax)), q = round_to_even(fine / 128),
+//   rest = fine - 128 * q, both int8. With g running over the weight's groups in ascending order, u the
+//   stored weight, w its scale, m its minimum:
+//     dot = sum (u - zero) * q           exact in int32: |dot| <= 32 * 255 * 127 < 2^20
 //     acc = fma(float(dot), w * scale, acc)
 //     acc = fma(-m, float(sum q) * scale, acc)      formats with minima
+//   then once more over the loud groups ascending, of rest with scale / 128.
 // linear, float formats: even = fma(w[k], x[k], even) over even k ascending, odd likewise;
 //   result = even + odd.
 // rows: rms_norm: s[l] = fma(x, x, s[l]) over x[16 i + l]; r = 1 / sqrt(sum / n + eps);
@@ -71,21 +75,22 @@
 
 namespace qwell {
 
-// One row as the linear kernels read it. A kernel reads the parts of its format and precision. The
+// One row as the linear kernels read it: f32 with float formats, the others with integer ones. The
 // rows of one call lie at equal distances. Tiles hold 16 rows and 64 inputs: more than 4 rows are
-// read, and what is there ignored, up to row_slack bytes behind q8, lo and hi of the last.
+// read, and what is there ignored, up to row_slack bytes behind q of the last.
 struct Row {
-  const float* f32;      // [k]
-  const int8_t* q8;      // [k]
-  const int8_t* lo;      // [k], q16 = 128 * hi + lo
-  const int8_t* hi;      // [k]
-  const float* scale8;   // [k / 32]
-  const float* scale16;  // [k / 32]
-  const int32_t* sum8;   // [k / 16], sums of q
-  const int32_t* sum16;  // [k / 16]
+  float* f32;     // [k]
+  int8_t* q;      // [k]
+  float* scale;   // [k / 32]
+  int32_t* sum;   // [k / 16], sums of q
+  int32_t* loud;  // [1 + k / 32]: how many groups are loud, then which, ascending
+  // Of the loud groups, one behind the other:
+  int8_t* rest;       // [32 * loud]
+  float* rest_scale;  // [loud], scale / 128
+  int32_t* rest_sum;  // [2 * loud]
 };
+inline constexpr float kLoud = 4;
 
-enum class Precision : int { Q8, Q16 };
 inline int64_t row_slack(int64_t apart) { return 15 * apart + 64; }  // apart: bytes between rows
 
 constexpr int kBlock = 128;    // logits a maximum and a sum stand for
@@ -211,8 +216,8 @@ struct TileKernels {
   void (*attention_part)(const AttentionItem&, int part, uint8_t* scratch, float* to);
   void (*attention_merge)(const AttentionItem&, float* parts, int count);
   // Kernels::linear over tiles of bytes, the same bits; null: as without tiles.
-  using BytesFn = void (*)(const uint8_t* panel, int k, const Row* rows, int num_rows, Precision, float* tile,
-                           int64_t stride, uint8_t* scratch);
+  using BytesFn = void (*)(const uint8_t* panel, int k, const Row* rows, int num_rows, float* tile, int64_t stride,
+                           uint8_t* scratch);
   BytesFn bytes[kNumFormats];
 };
 
@@ -220,10 +225,10 @@ struct Kernels {
   const char* name;
   // tile[row * stride + column] for one panel of 32 columns. Row counts up to 4 read the packed
   // panel once; more rows unpack it first into `scratch` (unpacked_bytes(k), 64-byte aligned).
-  using LinearFn = void (*)(const uint8_t* panel, int k, const Row* rows, int num_rows, Precision, float* tile,
-                            int64_t stride, uint8_t* scratch);
+  using LinearFn = void (*)(const uint8_t* panel, int k, const Row* rows, int num_rows, float* tile, int64_t stride,
+                            uint8_t* scratch);
   LinearFn linear[kNumFormats];
-  void (*quantize)(const float* x, int k, Precision, int8_t* lo, int8_t* hi, float* scale, int32_t* sum);
+  void (*quantize)(const float* x, int k, const Row& to);
   void (*rms_norm)(const float* x, const float* weight, int n, int padded, float eps, float* y);
   void (*rope)(float* head, int head_dim, const float* cos, const float* sin);
   void (*silu_mul)(const float* gate, const float* up, int n, float* y);

@@ -133,8 +133,7 @@ void Program::add(Phase phase) {
     const bool integer = format_info(p.weight.format).integer;
     const auto need = [&](Forms& forms) {
       forms.f32 |= !integer;
-      forms.q8 |= integer && p.precision == Precision::Q8;
-      forms.q16 |= integer && p.precision == Precision::Q16;
+      forms.q8 |= integer;
     };
     need(phase.reply_forms);
     if (tiled(phase, p)) phase.prompt_forms.tiles = true;
@@ -189,7 +188,7 @@ void Program::find_packed() {
                          phase.products[1].bias.empty();
     if (!is_pair || !tiled(phase, product) || product.dest != Product::Slot || next.in != product.slot) continue;
     const Forms& forms = next.prompt_forms;
-    if (!forms.tiles || forms.f32 || forms.q8 || forms.q16 || next.k != padded(product.weight.n, 32)) continue;
+    if (!forms.tiles || forms.f32 || forms.q8 || next.k != padded(product.weight.n, 32)) continue;
     // The slot may be written again before it is read elsewhere: later readers see what was written then.
     bool elsewhere = false;
     for (size_t j = i + 2; j < phases_.size(); j++) {

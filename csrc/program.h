@@ -42,8 +42,7 @@ struct RowOp {
 
 struct Product {
   Weight weight;
-  std::vector<float> bias;  // empty or n
-  Precision precision;
+  std::vector<float> bias;      // empty or n
   std::vector<RowOp> epilogue;  // never Select
   enum Dest : int { Slot, Keys, Values, Output, Pair } dest;
   int slot = -1;      // Dest::Slot
@@ -58,7 +57,7 @@ struct Unit {
 
 // The forms of its input rows that a linear phase reads.
 struct Forms {
-  bool f32 = false, q8 = false, q16 = false, tiles = false;
+  bool f32 = false, q8 = false, tiles = false;
 };
 
 struct Phase {

@@ -12,12 +12,11 @@ namespace qwell {
 
 inline constexpr int kItemRows = 16;  // rows of an attention item without tiles
 
-// `rows` rows in every form a linear phase may need: float, 8-bit and 16-bit with their scales,
-// bf16 tiles. Memory nobody writes costs nothing.
+// `rows` rows in every form a linear phase may need: float, quantised, bf16 tiles. Memory nobody writes costs nothing.
 struct RowStore {
   RowStore(uint8_t* memory, int rows, int k);
   static int64_t bytes(int rows, int k) {
-    return int64_t(rows) * (int64_t(k) * (4 + 1 + 2) + int64_t(k) / kGroup * 8 + int64_t(k) / kLanes * 8) + 4096 +
+    return int64_t(rows) * (int64_t(k) * (4 + 1 + 1) + int64_t(k) / kGroup * (4 + 8 + 4 + 4 + 8) + 4) + 4096 +
            row_slack(k) + 2 * tile_input_bytes(rows, k);
   }
   // Prepares row r from the floats x (padded to phase.k), but for its place among the tiles.
@@ -25,9 +24,6 @@ struct RowStore {
 
   std::vector<Row> rows;
   int k_max;
-  float *f32, *scale8, *scale16;
-  int8_t *q8, *lo, *hi;
-  int32_t *sum8, *sum16;
   uint8_t *tiles, *next_tiles;  // of the rows here; of what they become, where the next phase reads that
 };
 

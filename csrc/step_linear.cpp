@@ -205,8 +205,7 @@ struct Worker::Linear {
     if (rows <= 0) return;
     for (int c = 0; c < unit.columns; c += kPanel)
       kernels.linear[int(w.format)](w.packed + int64_t((unit.column + c) / kPanel) * w.panel_bytes, w.k,
-                                    x.rows.data() + begin, rows, product.precision, tile + c, p.max_unit_,
-                                    scratch.unpacked_memory.data());
+                                    x.rows.data() + begin, rows, tile + c, p.max_unit_, scratch.unpacked_memory.data());
   }
   void add_bias(const Product& product, const Unit& unit, int n, const Result& result) {
     if (product.bias.empty()) return;

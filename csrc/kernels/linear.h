@@ -141,37 +141,25 @@ inline int32_t group_sum(const int32_t* sums, int g, int sub) {
   return sums[2 * g] + sums[2 * g + 1];
 }
 
-// dot[m][h] = sum over the inputs of one sub-group of (u - zero) * q, exact
-template <class W, int M, int H, bool wide>
-QWELL_INLINE void group_dots(const Rows8* rows, int g, int sub, const Row* x, V::I (*dot)[H]) {
+// acc[m][h] += group g of H neighbouring halves for M rows, which stands at `place` of their q, or
+// of their rest. The lines stay in registers while the rows pass.
+template <bool rest, class W, int M, int H>
+QWELL_INLINE void add_group(const W& w, int g, int place, int half, const Row* x, V::F (*acc)[2]) {
   constexpr int n = W::group / 4;
-  const int64_t at = int64_t(g) * kGroup + sub * W::group;
-  const V::B* lines[H];
-  for (int h = 0; h < H; h++) lines[h] = rows[h].row + sub * n;
-  const int8_t* a[M];
-  if constexpr (wide) {
-    for (int m = 0; m < M; m++) a[m] = x[m].hi + at;
-    for (int m = 0; m < M; m++)
-      for (int h = 0; h < H; h++) dot[m][h] = V::set1i(0);
-    V::template dot_rows<W::bits, n, M>(dot, lines, a);
-  }
-  for (int m = 0; m < M; m++) {
-    a[m] = (wide ? x[m].lo : x[m].q8) + at;
-    const V::I start = V::template start<W::bits>(W::zero, group_sum<W>(wide ? x[m].sum16 : x[m].sum8, g, sub));
-    for (int h = 0; h < H; h++) dot[m][h] = wide ? V::addi(start, V::shl7(dot[m][h])) : start;
-  }
-  V::template dot_rows<W::bits, n, M>(dot, lines, a);
-}
-
-// acc[m][h] += group g of H neighbouring halves for M rows. The lines stay in registers while the
-// rows pass.
-template <class W, int M, int H, bool wide>
-inline void add_group(const W& w, int g, int half, const Row* x, V::F (*acc)[2]) {
   Rows8 rows[H];
   for (int h = 0; h < H; h++) rows[h] = w.rows(g, half + h);
   for (int sub = 0; sub < kGroup / W::group; sub++) {
+    const int8_t* a[M];
+    int32_t total[M];
     V::I dot[M][H];
-    group_dots<W, M, H, wide>(rows, g, sub, x, dot);
+    for (int m = 0; m < M; m++) {
+      a[m] = (rest ? x[m].rest : x[m].q) + int64_t(place) * kGroup + sub * W::group;
+      total[m] = group_sum<W>(rest ? x[m].rest_sum : x[m].sum, place, sub);
+      for (int h = 0; h < H; h++) dot[m][h] = V::template start<W::bits>(W::zero, total[m]);
+    }
+    const V::B* lines[H];
+    for (int h = 0; h < H; h++) lines[h] = rows[h].row + sub * n;
+    V::template dot_rows<W::bits, n, M>(dot, lines, a);
     V::F scale[H], min[H];
     for (int h = 0; h < H; h++) {
       scale[h] = w.scale(g, sub, half + h);
@@ -179,43 +167,56 @@ inline void add_group(const W& w, int g, int half, const Row* x, V::F (*acc)[2])
     }
 #pragma GCC unroll 4
     for (int m = 0; m < M; m++) {
-      const float s = wide ? x[m].scale16[g] : x[m].scale8[g];
-      const int32_t total = group_sum<W>(wide ? x[m].sum16 : x[m].sum8, g, sub);
+      const float s = (rest ? x[m].rest_scale : x[m].scale)[place];
 #pragma GCC unroll 2
       for (int h = 0; h < H; h++) {
         V::F& sum = acc[m][half + h];
         sum = V::fma(V::to_float(dot[m][h]), V::mul(scale[h], V::set1(s)), sum);
-        if constexpr (W::mins) sum = V::fma(min[h], V::set1(float(total) * s), sum);
+        if constexpr (W::mins) sum = V::fma(min[h], V::set1(float(total[m]) * s), sum);
       }
     }
   }
 }
 
-template <class W, int M, bool wide>
+// What the loud groups of one row add to its two halves.
+template <class W>
+[[gnu::noinline]] void add_rests(const W& w, const Row& x, float* tile) {
+  V::F acc[1][2] = {{V::load(tile), V::load(tile + kLanes)}};
+  for (int i = 1; i <= x.loud[0]; i++)
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half += V::kHalves)
+      add_group<true, W, 1, V::kHalves>(w, x.loud[i], i - 1, half, &x, acc);
+  V::store(tile, acc[0][0]), V::store(tile + kLanes, acc[0][1]);
+}
+
+template <class W, int M>
 inline void dot_panel(const W& w, int k, const Row* x, float* tile, int64_t stride) {
   V::F acc[M][2];
   for (int m = 0; m < M; m++) acc[m][0] = acc[m][1] = V::set1(0.0f);
   for (int g = 0; g < k / kGroup; g++)
 #pragma GCC unroll 2
-    for (int half = 0; half < 2; half += V::kHalves) add_group<W, M, V::kHalves, wide>(w, g, half, x, acc);
+    for (int half = 0; half < 2; half += V::kHalves) add_group<false, W, M, V::kHalves>(w, g, g, half, x, acc);
   for (int m = 0; m < M; m++)
     for (int half = 0; half < 2; half++) V::store(tile + m * stride + half * kLanes, acc[m][half]);
+  for (int m = 0; m < M; m++)
+    if (x[m].loud[0]) add_rests(w, x[m], tile + m * stride);
 }
 
-template <class W, bool wide>
+template <class W>
 inline void dot_few(const W& w, int k, const Row* x, int m, float* tile, int64_t stride) {
   switch (m) {
-    case 1: return dot_panel<W, 1, wide>(w, k, x, tile, stride);
-    case 2: return dot_panel<W, 2, wide>(w, k, x, tile, stride);
-    case 3: return dot_panel<W, 3, wide>(w, k, x, tile, stride);
-    default: return dot_panel<W, 4, wide>(w, k, x, tile, stride);
+    case 1: return dot_panel<W, 1>(w, k, x, tile, stride);
+    case 2: return dot_panel<W, 2>(w, k, x, tile, stride);
+    case 3: return dot_panel<W, 3>(w, k, x, tile, stride);
+    default: return dot_panel<W, 4>(w, k, x, tile, stride);
   }
 }
 
-template <Format F, bool wide>
-void linear_rows(const uint8_t* panel, int k, const Row* x, int rows, float* tile, int64_t stride, uint8_t* scratch) {
+template <Format F>
+void linear_integer(const uint8_t* panel, int k, const Row* x, int rows, float* tile, int64_t stride,
+                    uint8_t* scratch) {
   if (rows <= 0) return;
-  if (rows <= 4) return dot_few<Packed<F>, wide>({panel}, k, x, rows, tile, stride);
+  if (rows <= 4) return dot_few<Packed<F>>({panel}, k, x, rows, tile, stride);
   Unpacked<F>::fill(panel, k, scratch);
   Unpacked<F> w(scratch, k);
   // Memory has nothing to do while the rows pass: they ask for the panel that follows.
@@ -226,15 +227,8 @@ void linear_rows(const uint8_t* panel, int k, const Row* x, int rows, float* til
   for (int r = 0; r < rows; r += 4) {
     const int first = rows - r < 4 ? rows - 4 : r;
     for (int i = 0; i < lines; i++, next += 64) V::prefetch(next);
-    dot_panel<Unpacked<F>, 4, wide>(w, k, x + first, tile + first * stride, stride);
+    dot_panel<Unpacked<F>, 4>(w, k, x + first, tile + first * stride, stride);
   }
-}
-
-template <Format F>
-void linear_integer(const uint8_t* panel, int k, const Row* x, int rows, Precision precision, float* tile,
-                    int64_t stride, uint8_t* scratch) {
-  if (precision == Precision::Q16) linear_rows<F, true>(panel, k, x, rows, tile, stride, scratch);
-  else linear_rows<F, false>(panel, k, x, rows, tile, stride, scratch);
 }
 
 struct LoadF32 {
@@ -271,8 +265,7 @@ inline void dot_float(const uint8_t* panel, int k, const Row* x, float* tile, in
 }
 
 template <class L>
-void linear_float(const uint8_t* panel, int k, const Row* x, int rows, Precision, float* tile, int64_t stride,
-                  uint8_t*) {
+void linear_float(const uint8_t* panel, int k, const Row* x, int rows, float* tile, int64_t stride, uint8_t*) {
   for (int r = 0; r < rows; r += 4) {
     float* t = tile + r * stride;
     switch (rows - r) {

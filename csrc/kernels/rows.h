@@ -40,31 +40,47 @@ inline void store_part(float* p, V::F x, int n) {
   std::memcpy(p, buffer, n * sizeof(float));
 }
 
-void quantize(const float* x, int k, Precision precision, int8_t* lo, int8_t* hi, float* scale, int32_t* sum) {
-  const float top = precision == Precision::Q16 ? 16256.0f : 127.0f;
-  for (int g = 0; g < k / kGroup; g++, x += kGroup, lo += kGroup, sum += 2) {
-    V::F half[2] = {V::load(x), V::load(x + kLanes)};
-    const float amax = V::hmax(V::max(V::abs(half[0]), V::abs(half[1])));
-    // An all-zero group (padding, a dead neuron) has scale 0 and q 0; so has one too small to divide.
-    float inverse = amax > 1e-30f ? top / amax : 0.0f;
-    scale[g] = amax > 1e-30f ? amax / top : 0.0f;
-    // x * 0 is 0 for every finite x: what is not finite must reach the logits, not look like a number.
-    const V::F zero = V::set1(0.0f);
-    if (V::sum(V::add(V::mul(half[0], zero), V::mul(half[1], zero))) != 0.0f) {
-      inverse = 0.0f, scale[g] = NAN;
-      half[0] = half[1] = zero;
-    }
-    for (int i = 0; i < 2; i++) {
-      V::F rounded = V::round(V::mul(half[i], V::set1(inverse)));
-      V::I q = V::to_int(rounded);
-      sum[i] = V::sumi(q);
-      if (precision == Precision::Q16) {
-        V::I high = V::to_int(V::mul(rounded, V::set1(1.0f / 128)));
-        V::store_i8(hi + g * kGroup + i * kLanes, high);
-        q = V::subi(q, V::shl7(high));
-      }
-      V::store_i8(lo + i * kLanes, q);
-    }
+// The largest |x| of a group, or NaN where one is not finite: x * 0 is 0 for every finite x.
+inline float group_max(const float* x) {
+  const V::F a = V::load(x), b = V::load(x + kLanes), zero = V::set1(0.0f);
+  if (V::sum(V::add(V::mul(a, zero), V::mul(b, zero))) != 0.0f) return NAN;
+  return V::hmax(V::max(V::abs(a), V::abs(b)));
+}
+
+// Group g; `loud` is its place among the loud ones, or -1.
+inline void quantize_group(const float* x, int g, float amax, int loud, const Row& to) {
+  // An all-zero group (padding, a dead neuron) has scale 0 and q 0; so has one too small to divide.
+  // What is not finite must reach the logits, not look like a number.
+  const bool is_zero = !(amax > 1e-30f);
+  const float inverse = is_zero ? 0.0f : (loud >= 0 ? 16256.0f : 127.0f) / amax;
+  to.scale[g] = is_zero ? (amax >= 0.0f ? 0.0f : NAN) : amax / 127.0f;
+  for (int i = 0; i < 2; i++) {
+    const int at = g * kGroup + i * kLanes;
+    const V::F v = V::load(x + at), fine = V::round(V::mul(is_zero ? V::set1(0.0f) : v, V::set1(inverse)));
+    V::I q = V::to_int(loud >= 0 ? V::round(V::mul(fine, V::set1(1.0f / 128))) : fine);
+    V::store_i8(to.q + at, q);
+    to.sum[2 * g + i] = V::sumi(q);
+    if (loud < 0) continue;
+    q = V::subi(V::to_int(fine), V::shl7(q));
+    V::store_i8(to.rest + loud * kGroup + i * kLanes, q);
+    to.rest_sum[2 * loud + i] = V::sumi(q);
+    to.rest_scale[loud] = to.scale[g] * (1.0f / 128);
+  }
+}
+
+void quantize(const float* x, int k, const Row& to) {
+  const int groups = k / kGroup;
+  float energy = 0.0f;
+  for (int g = 0; g < groups; g++) {
+    const float amax = to.scale[g] = group_max(x + g * kGroup);
+    if (amax >= 0.0f) energy = std::fma(amax, amax, energy);
+  }
+  to.loud[0] = 0;
+  for (int g = 0; g < groups; g++) {
+    const float amax = to.scale[g];
+    const bool is_loud = amax * amax * float(groups) > kLoud * energy;
+    if (is_loud) to.loud[++to.loud[0]] = g;
+    quantize_group(x, g, amax, is_loud ? to.loud[0] - 1 : -1, to);
   }
 }
 

@@ -19,17 +19,16 @@ namespace {
 using namespace qwell;
 
 // Tiles hold sixteen rows; M of them become sums, 8 or 16.
-template <Format F, bool wide, int M>
+template <Format F, int M>
 struct ByteTiles {
   using W = Packed<F>;
   static constexpr bool kWhole = W::group == kGroup;                         // a group is 32 inputs, not 16
   static constexpr int kInputs = 2 * W::group;                               // of a step
-  static constexpr int kPlanes = wide ? 2 : 1;                               // of activations: q8, or lo and hi
-  static constexpr int kDots = 2 * kPlanes;                                  // of a step: [group][plane]
+  static constexpr int kDots = 2;                                            // of a step: one a group
   static constexpr int kRun = W::group * kLanes;                             // bytes of a group
   static constexpr int kOdd = kTileBytes - kRun;                             // where the second group's operand begins
   static constexpr int kStepBytes = kOdd + kTileBytes;                       // group 0, zeros, group 1, zeros
-  static constexpr int kSums = kDots * kTileBytes;                           // int32 [kDots][16 rows][16 columns]
+  static constexpr int kSums = kDots * kTileBytes;                           // int32 [group][16 rows][16 columns]
   static_assert(2 * kSums <= 8 * kTileBytes && kStepBytes <= 56 * kInputs);  // unpacked_bytes
 
   using Dots = std::make_integer_sequence<int, kDots>;
@@ -38,9 +37,9 @@ struct ByteTiles {
   struct Pass {
     W w;
     int k, half;
-    const int8_t *low, *high;  // first row, in its planes
-    int64_t apart;             // bytes from row to row
-    const float* scale[16];    // of each row
+    const int8_t* q;         // of the first row
+    int64_t apart;           // bytes from row to row
+    const float* scale[16];  // of each row
     const int32_t* total[16];
     uint8_t *b, *c;  // operands of the steps, sums of two steps
     int ring;        // step & ring is the place of its operands
@@ -53,23 +52,23 @@ struct ByteTiles {
   static void run(const uint8_t* panel, int k, const Row* x, int rows, float* tile, int64_t stride, uint8_t* scratch) {
     const int steps = (k + kInputs - 1) / kInputs;
     Pass p{};
-    p.w = W{panel}, p.k = k, p.stride = stride, p.apart = wide ? x[1].lo - x[0].lo : x[1].q8 - x[0].q8;
+    p.w = W{panel}, p.k = k, p.stride = stride, p.apart = x[1].q - x[0].q;
     p.c = scratch, p.b = scratch + 2 * kSums, p.ring = rows > 16 ? -1 : 1;
     // Zeros beside the groups: both halves leave them alone.
     for (int64_t i = 0; i < (rows > 16 ? steps : 2) * kStepBytes; i += 64) V::storeb(p.b + i, V::zerob());
     for (p.half = 0; p.half < 2; p.half++)
       for (int row = 0; row < rows; row += 16) {
-        p.low = wide ? x[row].lo : x[row].q8, p.high = x[row].hi;
-        p.rows = std::min(16, rows - row), p.unpacks = row == 0;
+        p.q = x[row].q, p.rows = std::min(16, rows - row), p.unpacks = row == 0;
         p.out = tile + row * stride + p.half * kLanes;
         for (int r = 0; r < 16; r++) {  // behind the last row: any, nobody reads them
           const Row& from = x[std::min(row + r, rows - 1)];
-          p.scale[r] = wide ? from.scale16 : from.scale8;
-          p.total[r] = wide ? from.sum16 : from.sum8;
+          p.scale[r] = from.scale, p.total[r] = from.sum;
         }
         if (p.unpacks) pass<true>(p, steps);
         else pass<false>(p, steps);
       }
+    for (int r = 0; r < rows; r++)
+      if (x[r].loud[0]) add_rests(p.w, x[r], tile + r * stride);
   }
 
   template <bool unpacking>
@@ -90,28 +89,26 @@ struct ByteTiles {
   // The dots of a step, between them the sums of the step before and the weights of the next.
   template <bool summing, bool unpacking, int... i>
   QWELL_INLINE static void each(const Pass& p, int step, V::F* sum, std::integer_sequence<int, i...>) {
-    T::template load<4>(p.low + int64_t(step) * kInputs, p.apart);
-    if constexpr (wide) T::template load<5>(p.high + int64_t(step) * kInputs, p.apart);
+    T::template load<4>(p.q + int64_t(step) * kInputs, p.apart);
     (between<summing, unpacking, i>(p, step, sum), ...);
   }
   template <bool summing, bool unpacking, int i>
   QWELL_INLINE static void between(const Pass& p, int step, V::F* sum) {
-    constexpr int group = i / kPlanes, plane = i % kPlanes;
-    constexpr int weights = 6 + group, share = M / kPlanes;
+    constexpr int weights = 6 + i;
     const uint8_t* b = p.b + int64_t(step & p.ring) * kStepBytes;
     uint8_t *sums = p.c + (step & 1) * kSums, *before = p.c + (~step & 1) * kSums;
-    T::template zero<i % 4>();
-    if constexpr (plane == 0) T::template load<weights>(b + group * kOdd, 64);
-    T::template dot_bytes<i % 4, 4 + plane, weights>();
+    T::template zero<i>();
+    T::template load<weights>(b + i * kOdd, 64);
+    T::template dot_bytes<i, 4, weights>();
     if constexpr (i > 0) T::template store<i - 1>(sums + (i - 1) * kTileBytes, 64);
-    if constexpr (unpacking && plane == 0) unpack<group>(p, step + 1);
-    if constexpr (summing) add<group, plane * share, share>(p, step - 1, before, sum);
+    if constexpr (unpacking) unpack<i>(p, step + 1);
+    if constexpr (summing) add<i>(p, step - 1, before, sum);
     if constexpr (i == kDots - 1) T::template store<i>(sums + i * kTileBytes, 64);
   }
   QWELL_INLINE static void last(const Pass& p, int steps, V::F* sum) {
     const uint8_t* sums = p.c + (~steps & 1) * kSums;
-    add<0, 0, M>(p, steps - 1, sums, sum);
-    if (!kWhole || 2 * steps - 1 < p.k / kGroup) add<1, 0, M>(p, steps - 1, sums, sum);
+    add<0>(p, steps - 1, sums, sum);
+    if (!kWhole || 2 * steps - 1 < p.k / kGroup) add<1>(p, steps - 1, sums, sum);
   }
 
   // A group's weights of the half into its B operand; none behind the last.
@@ -127,8 +124,8 @@ struct ByteTiles {
   }
   static int group32(int step, int group) { return kWhole ? 2 * step + group : step; }
 
-  // A group's dots of `count` rows onto their sums.
-  template <int group, int first, int count>
+  // A group's dots onto the sums of the rows.
+  template <int group>
   QWELL_INLINE static void add(const Pass& p, int step, const uint8_t* sums, V::F* sum) {
     constexpr int sub = kWhole ? 0 : group;
     const int g = group32(step, group);
@@ -136,10 +133,8 @@ struct ByteTiles {
     V::F min;
     if constexpr (W::mins) min = V::neg(p.w.min(g, sub, p.half));
     QWELL_UNROLL
-    for (int r = first; r < first + count; r++) {
-      const uint8_t* at = sums + group * kPlanes * kTileBytes + 64 * r;
-      V::I dot = V::loadi(reinterpret_cast<const int32_t*>(at));
-      if constexpr (wide) dot = V::addi(dot, V::shl7(V::loadi(reinterpret_cast<const int32_t*>(at + kTileBytes))));
+    for (int r = 0; r < M; r++) {
+      const V::I dot = V::loadi(reinterpret_cast<const int32_t*>(sums + group * kTileBytes + 64 * r));
       const float x = p.scale[r][g];
       sum[r] = V::fma(V::to_float(dot), V::mul(w, V::set1(x)), sum[r]);
       if constexpr (W::mins) sum[r] = V::fma(min, V::set1(float(group_sum<W>(p.total[r], g, sub)) * x), sum[r]);
@@ -147,18 +142,11 @@ struct ByteTiles {
   }
 };
 
-template <Format F, bool wide>
-void linear_bytes(const uint8_t* panel, int k, const Row* x, int rows, float* tile, int64_t stride, uint8_t* scratch) {
-  if (rows <= 4) return linear_rows<F, wide>(panel, k, x, rows, tile, stride, scratch);
-  if (rows <= 8) return ByteTiles<F, wide, 8>::run(panel, k, x, rows, tile, stride, scratch);
-  ByteTiles<F, wide, 16>::run(panel, k, x, rows, tile, stride, scratch);
-}
-
 template <Format F>
-void linear_bytes(const uint8_t* panel, int k, const Row* x, int rows, Precision precision, float* tile, int64_t stride,
-                  uint8_t* scratch) {
-  if (precision == Precision::Q16) linear_bytes<F, true>(panel, k, x, rows, tile, stride, scratch);
-  else linear_bytes<F, false>(panel, k, x, rows, tile, stride, scratch);
+void linear_bytes(const uint8_t* panel, int k, const Row* x, int rows, float* tile, int64_t stride, uint8_t* scratch) {
+  if (rows <= 4) return linear_integer<F>(panel, k, x, rows, tile, stride, scratch);
+  if (rows <= 8) return ByteTiles<F, 8>::run(panel, k, x, rows, tile, stride, scratch);
+  ByteTiles<F, 16>::run(panel, k, x, rows, tile, stride, scratch);
 }
 
 }  // namespace

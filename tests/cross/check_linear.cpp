@@ -1,8 +1,9 @@
-// The linear family: every format and precision, row counts of every path, weights that are any
+// The linear family: every format, row counts of every path, weights that are any
 // bytes with scales of every kind, hostile rows. What is wanted is scalar's answer to each row alone.
 #include <algorithm>
 
 #include "check.h"
+#include "scratch.h"
 
 namespace check {
 
@@ -80,29 +81,20 @@ static std::vector<uint8_t> float_panel(Format format, int k, int kind, Random& 
 
 // Rows in every form the kernels read, made by scalar.
 struct Rows {
-  Rows(int rows, int k, int kind, Random& random) {
-    const int wide = std::max(k, kGroup);
+  Rows(int rows, int k, int kind, Random& random)
+      : wide(std::max(k, kGroup)), memory(RowStore::bytes(rows, wide)), store(memory.data(), rows, wide) {
     for (int r = 0; r < rows; r++) {
-      f32.push_back(hostile_row(kind + r, wide, random));
-      for (int form = 0; form < 3; form++) bytes.emplace_back(wide);
-      for (int form = 0; form < 2; form++) scales.emplace_back(wide / kGroup), sums.emplace_back(wide / kLanes);
-    }
-    for (int r = 0; r < rows; r++) {
-      int8_t *q8 = bytes[3 * r].data(), *lo = bytes[3 * r + 1].data(), *hi = bytes[3 * r + 2].data();
-      float *s8 = scales[2 * r].data(), *s16 = scales[2 * r + 1].data();
-      int32_t *t8 = sums[2 * r].data(), *t16 = sums[2 * r + 1].data();
-      kScalarKernels.quantize(f32[r].data(), wide, Precision::Q8, q8, hi, s8, t8);
-      kScalarKernels.quantize(f32[r].data(), wide, Precision::Q16, lo, hi, s16, t16);
-      rows_.push_back({f32[r].data(), q8, lo, hi, s8, s16, t8, t16});
+      const std::vector<float> x = hostile_row(kind + r, wide, random);
+      std::copy(x.begin(), x.end(), store.rows[r].f32);
+      kScalarKernels.quantize(x.data(), wide, store.rows[r]);
     }
   }
-  const Row* data() const { return rows_.data(); }
+  const Row* data() const { return store.rows.data(); }
 
  private:
-  std::vector<std::vector<float>> f32, scales;
-  std::vector<std::vector<int8_t>> bytes;
-  std::vector<std::vector<int32_t>> sums;
-  std::vector<Row> rows_;
+  int wide;
+  std::vector<uint8_t> memory;
+  RowStore store;
 };
 
 static void check_shape(const Kernels& kernels, Format format, int rows, int k, int kind, Random& random,
@@ -112,14 +104,12 @@ static void check_shape(const Kernels& kernels, Format format, int rows, int k, 
       integer ? integer_panel(format, k, kind, random) : float_panel(format, k, kind, random);
   const Rows x(rows, k, kind, random);
   std::vector<uint8_t> scratch(unpacked_bytes(k) + 64);
-  for (Precision precision : {Precision::Q8, Precision::Q16}) {
-    std::vector<float> want(size_t(rows) * kPanel), got(want.size());
-    for (int r = 0; r < rows; r++)
-      kScalarKernels.linear[int(format)](panel.data(), k, x.data() + r, 1, precision, want.data() + r * kPanel, kPanel,
-                                         scratch.data());
-    kernels.linear[int(format)](panel.data(), k, x.data(), rows, precision, got.data(), kPanel, scratch.data());
-    tally.compare(got, want);
-  }
+  std::vector<float> want(size_t(rows) * kPanel), got(want.size());
+  for (int r = 0; r < rows; r++)
+    kScalarKernels.linear[int(format)](panel.data(), k, x.data() + r, 1, want.data() + r * kPanel, kPanel,
+                                       scratch.data());
+  kernels.linear[int(format)](panel.data(), k, x.data(), rows, got.data(), kPanel, scratch.data());
+  tally.compare(got, want);
 }
 
 Tally check_linear(const Kernels& kernels) {

@@ -11,27 +11,35 @@ using namespace qwell;
 using Floats = std::vector<float>;
 
 Tally check_quantize(const Kernels& kernels) {
-  constexpr int k = 256;
+  constexpr int k = 256, groups = k / kGroup;
   struct Quantized {
-    std::vector<int8_t> lo, hi;
-    Floats scale;
-    std::vector<int32_t> sum;
+    std::vector<int8_t> q = std::vector<int8_t>(k), rest = q;
+    Floats scale = Floats(groups), rest_scale = scale;
+    std::vector<int32_t> sum = std::vector<int32_t>(k / kLanes), rest_sum = sum,
+                         loud = std::vector<int32_t>(1 + groups);
   };
   Tally tally;
   Random random(2);
+  int louds = 0;
   for (int i = 0; i < 400; i++) {
-    const Precision precision = i % 2 ? Precision::Q16 : Precision::Q8;
-    const Floats x = hostile_row(i / 2, k, random);
+    Floats x = hostile_row(i / 2, k, random);
+    if (i % 2) x[random.below(k)] *= 50;
     Quantized each[2];
     for (int j = 0; j < 2; j++) {
-      Quantized& q = each[j] = {std::vector<int8_t>(k), std::vector<int8_t>(k), Floats(k / kGroup),
-                                std::vector<int32_t>(k / kLanes)};
+      Quantized& q = each[j];
       (j ? kernels : kScalarKernels)
-          .quantize(x.data(), k, precision, q.lo.data(), q.hi.data(), q.scale.data(), q.sum.data());
+          .quantize(x.data(), k,
+                    {nullptr, q.q.data(), q.scale.data(), q.sum.data(), q.loud.data(), q.rest.data(),
+                     q.rest_scale.data(), q.rest_sum.data()});
     }
-    tally.compare(each[1].lo, each[0].lo), tally.compare(each[1].hi, each[0].hi);
+    tally.compare(each[1].q, each[0].q), tally.compare(each[1].rest, each[0].rest);
     tally.compare(each[1].scale, each[0].scale), tally.compare(each[1].sum, each[0].sum);
+    tally.compare(each[1].rest_scale, each[0].rest_scale);
+    tally.compare(each[1].rest_sum, each[0].rest_sum), tally.compare(each[1].loud, each[0].loud);
+    louds += each[0].loud[0];
   }
+  const int32_t some[2] = {louds > 50, 1};
+  tally.compare(some, some + 1, 1);
   return tally;
 }
 

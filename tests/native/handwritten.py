@@ -52,17 +52,17 @@ class _Hand:
             gate, up = (self.product(f"{at}.mlp.{n}_proj") for n in ("gate", "up"))
             gate.silu_mul(1), gate.to_slot(f), up.as_pair()
             self.linear("gate+up", y, f"{at}.post_attention_layernorm", [gate, up])
-            down = self.product(f"{at}.mlp.down_proj", wide=True)
+            down = self.product(f"{at}.mlp.down_proj")
             down.add(y), down.to_slot(x)
             self.linear("down", f, None, [down])
-        head = self.product("lm_head" if "lm_head.weight" in t else "model.embed_tokens", wide=True)
+        head = self.product("lm_head" if "lm_head.weight" in t else "model.embed_tokens")
         head.to_output()
         self.linear("head", x, "model.norm", [head], select=True)
 
-    def product(self, name: str, unit: int = 32, wide: bool = False) -> Any:
+    def product(self, name: str, unit: int = 32) -> Any:
         w, bias = self.t[f"{name}.weight"], self.t.get(f"{name}.bias")
         form = getattr(_core.Format, w.dtype)
-        product = self.p.product(form, *w.shape, w.offset, wide, unit)
+        product = self.p.product(form, *w.shape, w.offset, unit)
         if bias is not None:
             product.bias(bias.float32())
         return product

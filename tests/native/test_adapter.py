@@ -147,11 +147,11 @@ def test_append_is_checked(tmp_path: Path) -> None:
     behind = -(-size // 64) * 64
     where = (_core.Format.F32, 32, 2)  # one panel of 256 bytes
     with pytest.raises(ValueError, match="outside"):
-        program.product(*where, behind, False, 32)
+        program.product(*where, behind, 32)
     program.append(np.zeros(512, np.uint8))
-    program.product(*where, behind + 256, False, 32)
+    program.product(*where, behind + 256, 32)
     for wrong in (behind + 320, behind + 512, -64, 2**62):
         with pytest.raises(ValueError, match=r"outside|border"):
-            program.product(*where, wrong, False, 32)
+            program.product(*where, wrong, 32)
     with pytest.raises(ValueError, match="once"):
         program.append(np.zeros(64, np.uint8))

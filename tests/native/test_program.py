@@ -262,7 +262,7 @@ def program(tmp_path: Path) -> _core.Program:
 
 
 def product(p: _core.Program, n: int = 64, k: int = 64, unit: int = 32) -> _core.Product:
-    made = p.product(_core.Format.Q8_0, n, k, 0, False, unit)
+    made = p.product(_core.Format.Q8_0, n, k, 0, unit)
     made.to_slot(2)
     return made
 
@@ -294,9 +294,9 @@ ONES = np.ones(64, np.float32)
         lambda p: p.linear("test", 0, False, False, None, 0.0, []),
         lambda p: p.linear("test", 9, False, False, None, 0.0, [product(p)]),
         lambda p: p.linear("test", 0, False, False, np.ones(96, np.float32), 1e-6, [product(p)]),
-        lambda p: p.product(_core.Format.Q8_0, 64, 64, 1 << 15, False, 48),
-        lambda p: p.product(_core.Format.Q8_0, 64, 64, 1 << 20, False, 32),
-        lambda p: p.product(_core.Format.Q8_0, 64, 64, -64, False, 32),
+        lambda p: p.product(_core.Format.Q8_0, 64, 64, 1 << 15, 48),
+        lambda p: p.product(_core.Format.Q8_0, 64, 64, 1 << 20, 32),
+        lambda p: p.product(_core.Format.Q8_0, 64, 64, -64, 32),
         lambda p: _with(p, lambda q: q.norm(ONES[:0], 1e-6)),
         lambda p: _with(p, lambda q: q.norm(ONES[:24], 1e-6)),
         lambda p: _with(p, lambda q: q.add(1)),

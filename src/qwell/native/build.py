@@ -24,15 +24,6 @@ def build(program: _core.Program, phases: list[Phase], head_dim: int) -> None:
     program.finish()
 
 
-def is_wide(node: Node) -> bool:
-    """True for the matrices that read 16-bit activations instead of 8-bit.
-
-    A product of two activations has heavy tails, and an error of the head is an error of the
-    logits: these two inputs cause most of the KL of 8-bit activations (LOG.md, 2026-11-23).
-    """
-    return node.inputs[0].node.op == "silu_mul" or not node.out.users
-
-
 THIN_INPUTS, THIN_OUTPUTS, THIN_UNIT = 256, 1024, 128
 
 
@@ -114,7 +105,7 @@ class _Builder:
             unit = lcm(unit, THIN_UNIT)
         if p.store in ("keys", "values"):
             unit = lcm(unit, self.head_dim)
-        product = self.program.product(*_matrix(node.weight.weight), is_wide(node), unit)
+        product = self.program.product(*_matrix(node.weight.weight), unit)
         if node.weight.bias is not None:
             product.bias(node.weight.bias.float32())
         for op in p.epilogue:
