@@ -6,6 +6,12 @@ ends with `exit_code`; the library raises it. Anything else that escapes is a bu
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+
 
 class QwellError(Exception):
     """A fault the user can act on: one line, and the exit code of the command."""
@@ -35,6 +41,15 @@ class StorageError(QwellError):
     """The disk is full, the folder read-only, or a lock is held."""
 
     exit_code = 5
+
+    @classmethod
+    def of(cls, error: OSError, path: Path, *, full: str, refused: str) -> StorageError:
+        """The operating system's refusal to write `path`, and what to do: `full` where there is no
+        room, `refused` for all else."""
+        if error.errno in _FULL:
+            return cls(f"the disk is full (writing {path}): {full}")
+        what = "is read-only or not yours" if error.errno in _FORBIDDEN else "cannot be written"
+        return cls(f"{path} {what} ({error.strerror or error}): {refused}")
 
 
 class CheckpointError(QwellError):

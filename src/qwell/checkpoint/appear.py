@@ -6,7 +6,6 @@ crash leaves what was there before. What a killed process left behind goes at th
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,8 +13,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from qwell.errors import StorageError, UsageError
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def check_space(path: Path, needed_bytes: int) -> None:
@@ -139,7 +136,9 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in _FULL
-        what = "the disk is full" if full else f"cannot be written ({error.strerror or error})"
-        advice = "free some space, or write to a larger disk" if full else "write somewhere else"
-        raise StorageError(f"{path}: {what}: {advice}; nothing was changed") from error
+        raise StorageError.of(
+            error,
+            path,
+            full="free some space, or write to a larger disk; nothing was changed",
+            refused="write somewhere else; nothing was changed",
+        ) from error

@@ -9,7 +9,6 @@ It knows no network. A file under its final name has been verified; a manifest n
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -21,8 +20,6 @@ from pathlib import Path
 from qwell.errors import StorageError
 
 MANIFEST = "manifest.json"
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,12 +198,10 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
-            raise StorageError(
-                f"the disk is full (writing {path}): free some space, or point QWELL_HOME at a "
-                "larger disk; what is already here will be used"
-            ) from error
-        what = "is read-only or not yours" if error.errno in _FORBIDDEN else "cannot be written"
-        raise StorageError(
-            f"{path} {what} ({error.strerror or error}): point QWELL_HOME at a folder you can write"
+        raise StorageError.of(
+            error,
+            path,
+            full="free some space, or point QWELL_HOME at a larger disk; what is already here will "
+            "be used",
+            refused="point QWELL_HOME at a folder you can write",
         ) from error

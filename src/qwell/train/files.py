@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from qwell.checkpoint.appear import sync
 from qwell.errors import StorageError
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 
 
 @contextmanager
@@ -20,14 +17,11 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
-            raise StorageError(
-                f"the disk is full (writing {path}): make room and run the same command again, it "
-                "goes on from the last checkpoint"
-            ) from error
-        what = "is read-only or not yours" if error.errno in _FORBIDDEN else "cannot be written"
-        raise StorageError(
-            f"{path} {what} ({error.strerror or error}): give a folder you can write with --out"
+        raise StorageError.of(
+            error,
+            path,
+            full="make room and run the same command again, it goes on from the last checkpoint",
+            refused="give a folder you can write with --out",
         ) from error
 
 
@@ -42,17 +36,8 @@ def write_whole(path: Path, data: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-            fsync_folder(path.parent)
+            sync(path.parent)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
-
-
-def fsync_folder(path: Path) -> None:
-    """Makes renames in a folder last through a power cut."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -24,8 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qwell.checkpoint.appear import sync
 from qwell.errors import CheckpointError, StorageError
-from qwell.train.files import fsync_folder, writing
+from qwell.train.files import writing
 
 STATE, DIGEST = "state.json", "state.sha256"
 Groups = Mapping[str, Mapping[str, Tensor]]
@@ -97,7 +98,7 @@ class RunCheckpoints:
                 if final.exists():  # the same step again, after a fall back from a corrupt one
                     self._remove(step)
                 temporary.rename(final)
-                fsync_folder(self.folder)
+                sync(self.folder)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
@@ -177,7 +178,7 @@ class RunCheckpoints:
         text = json.dumps(facts, indent=1).encode()
         _write_bytes(folder / STATE, text)
         _write_bytes(folder / DIGEST, hashlib.sha256(text).hexdigest().encode())
-        fsync_folder(folder)
+        sync(folder)
 
 
 def read(path: Path) -> Saved:
