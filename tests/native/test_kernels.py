@@ -130,12 +130,12 @@ def test_linear_bits(dtype: str, rows: int, extreme: bool) -> None:
 
 
 def test_overflow_edge() -> None:
-    """The widest sum fits int32: 32 inputs of 8-bit weights at 16-bit activations."""
+    """The widest sum fits int32: 32 inputs of 8-bit weights at 8-bit activations."""
     codes = Codes(np.zeros((32, 32), np.uint8), 128, np.ones(32, np.float16))
     data = pack_codes(codes, 32, 8).reshape(-1)
     x = np.full((1, 32), 1.0, F32)
     for isa in _core.isa_available():
-        np.testing.assert_allclose(linear(isa, "Q8_0", data, 32, x, True), -128 * 32, rtol=1e-6)
+        np.testing.assert_allclose(linear(isa, "Q8_0", data, 32, x), -128 * 32, rtol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
