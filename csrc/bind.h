@@ -7,6 +7,7 @@ namespace qwell {
 
 void bind_kernels(nanobind::module_& m);
 void bind_tiles(nanobind::module_& m);
+void bind_program(nanobind::module_& m);
 void bind_probe(nanobind::module_& m);
 void bind_sampler(nanobind::module_& m);
 void bind_train(nanobind::module_& m);

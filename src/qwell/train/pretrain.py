@@ -20,22 +20,10 @@ from qwell.model.weights import Rope
 from qwell.text.template import ChatTemplate, find_template
 from qwell.text.tokenizer import Tokenizer
 from qwell.train.config import PretrainConfig
-from qwell.train.held_out import held_out
 from qwell.train.modules import Decoder
-from qwell.train.objectives import NextToken
 from qwell.train.recipes import SIZES
 from qwell.train.run import Parts, Result, run
-from qwell.train.stage import (
-    DTYPES,
-    Start,
-    adamw,
-    adapt,
-    cost_of,
-    identity,
-    need_data,
-    save_learnt,
-    total_steps,
-)
+from qwell.train.stage import DTYPES, Start, adapt, need_data, parts_of
 from qwell.train.weights import init_decoder, load_decoder
 from qwell.train.world import World
 
@@ -48,22 +36,12 @@ def main(config: PretrainConfig) -> Result:
 
 def parts(config: PretrainConfig, world: World) -> Parts:  # noqa: ARG001 (every stage has it)
     start = begin(config)
-    rows, valid = train_rows(config, start.tokenizer), valid_rows(config, start.tokenizer)
-    objective = NextToken()
-    return Parts(
-        model=start.decoder,
-        optimizer=adamw(config),
-        source=rows,
-        objective=objective,
-        cost=cost_of(config, start.decoder),
-        total=total_steps(config, rows),
-        evaluate=lambda model, world: held_out(
-            model, objective, valid.one_pass() if valid else (), world
-        ),
-        finish=save_learnt(config, start),
+    return parts_of(
+        config,
+        start,
+        train_rows(config, start.tokenizer),
+        valid_rows(config, start.tokenizer),
         rebuild=lambda: begin(config).decoder,
-        identity=identity(start),
-        notes=(start.note,),
     )
 
 

@@ -17,22 +17,8 @@ from qwell.errors import ContextLengthError, NotFoundError, TextError
 from qwell.text.template import ChatTemplate
 from qwell.text.tokenizer import Tokenizer
 from qwell.train.config import SftConfig
-from qwell.train.held_out import held_out
-from qwell.train.objectives import NextToken
 from qwell.train.run import Parts, Result, run
-from qwell.train.stage import (
-    DTYPES,
-    Start,
-    adamw,
-    adapt,
-    cost_of,
-    ending,
-    identity,
-    need_data,
-    need_model,
-    save_learnt,
-    total_steps,
-)
+from qwell.train.stage import DTYPES, Start, adapt, ending, need_data, need_model, parts_of
 from qwell.train.weights import load_decoder
 from qwell.train.world import World
 
@@ -48,23 +34,9 @@ def parts(config: SftConfig, world: World) -> Parts:  # noqa: ARG001 (every stag
     start = begin(config)
     assert start.chat_template is not None
     text_side = start.tokenizer, ChatTemplate(start.chat_template)
-    rows, objective = rows_of(config, config.data, *text_side), NextToken()
+    rows = rows_of(config, config.data, *text_side)
     valid = rows_of(config, config.valid, *text_side, is_held_out=True) if config.valid else None
-    return Parts(
-        model=start.decoder,
-        optimizer=adamw(config),
-        source=rows,
-        objective=objective,
-        cost=cost_of(config, start.decoder),
-        total=total_steps(config, rows),
-        evaluate=lambda model, world: held_out(
-            model, objective, valid.one_pass() if valid else (), world
-        ),
-        finish=save_learnt(config, start),
-        rebuild=lambda: begin(config).decoder,
-        identity=identity(start),
-        notes=(start.note,),
-    )
+    return parts_of(config, start, rows, valid, rebuild=lambda: begin(config).decoder)
 
 
 def begin(config: SftConfig) -> Start:

@@ -20,9 +20,12 @@ from qwell.errors import UsageError
 from qwell.text.tokenizer import Tokenizer
 from qwell.train.config import TrainConfig
 from qwell.train.cost import Cost
+from qwell.train.held_out import held_out
 from qwell.train.lora import LoraConfig, add_lora, save_adapter
 from qwell.train.modules import Decoder
+from qwell.train.objectives import NextToken
 from qwell.train.optim import AdamW, AdamWConfig
+from qwell.train.run import Parts
 from qwell.train.weights import save_folder
 
 DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
@@ -40,6 +43,33 @@ class Start:
     chat_template: str | None
     generation: GenerationConfig
     note: str
+
+
+def parts_of(
+    config: TrainConfig,
+    start: Start,
+    rows: PackedRows,
+    valid: PackedRows | None,
+    *,
+    rebuild: Callable[[], Decoder],
+) -> Parts:
+    """What a stage that learns the next token brings to its run; `rebuild` begins it anew."""
+    objective = NextToken()
+    return Parts(
+        model=start.decoder,
+        optimizer=adamw(config),
+        source=rows,
+        objective=objective,
+        cost=cost_of(config, start.decoder),
+        total=total_steps(config, rows),
+        evaluate=lambda model, world: held_out(
+            model, objective, valid.one_pass() if valid else (), world
+        ),
+        finish=save_learnt(config, start),
+        rebuild=rebuild,
+        identity=identity(start),
+        notes=(start.note,),
+    )
 
 
 def adamw(config: TrainConfig) -> Callable[[Decoder], AdamW]:
