@@ -125,7 +125,8 @@ def texts(folder: Path, count: int) -> Any:
 
 
 def ours(name: str, kind: str, folder: Path) -> Step:
-    import numpy as np
+    import qwell.train  # first: it settles how the threads of torch wait, as every `qwell train` does
+    import numpy as np  # isort: skip
     import torch
 
     from qwell.data.rows import Rows

@@ -15,7 +15,7 @@ from qwell.train.losses import cross_entropy
 from qwell.train.optim import AdamW, AdamWConfig, grad_norm
 from qwell.train.torch_ops import ragged_attention
 
-pytestmark = pytest.mark.skipif(kernels.core() is None, reason="this CPU has no AMX")
+pytestmark = pytest.mark.skipif(kernels.core() is None, reason="this CPU has no AVX-512")
 ULP = 2**-7
 """Spacing of bf16 at one: two roundings to neighbours differ by as much, relatively."""
 

@@ -130,7 +130,7 @@ class Rope(Function):
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
     if kernels.takes(x):
-        return kernels.rope(x.contiguous(), cos, sin, sign)
+        return kernels.rope(x.contiguous(), cos, sin, sign, x.dtype)
     a, b = x.float().chunk(2, dim=-1)
     c, s = cos[:, None], sign * sin[:, None]
     return torch.cat([a * c - b * s, b * c + a * s], dim=-1).to(x.dtype)
@@ -158,9 +158,11 @@ class SiluMul(Function):
 
     @staticmethod
     def forward(ctx: Ctx, gate: Tensor, up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate, up)
         if kernels.takes(gate, up):
-            return kernels.silu_mul(gate, up)
+            y, *kept = kernels.silu_mul(gate, up)
+            ctx.save_for_backward(*kept)
+            return y
+        ctx.save_for_backward(gate, up)
         wide = gate.float()
         return (wide * torch.sigmoid(wide) * up.float()).to(gate.dtype)
 
@@ -169,7 +171,7 @@ class SiluMul(Function):
     def backward(ctx: Ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         gate, up = ctx.saved_tensors
         if kernels.takes(grad, gate, up):
-            return kernels.silu_mul_back(grad.contiguous(), gate, up)
+            return kernels.silu_mul_back(grad.contiguous(), gate, up, gate.dtype)
         wide, g = gate.float(), grad.float()
         sigmoid = torch.sigmoid(wide)
         silu = wide * sigmoid
