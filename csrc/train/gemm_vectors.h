@@ -11,7 +11,7 @@ namespace {
 
 template <class Pair>
 struct Vectors {
-  static constexpr int64_t kPackedA = 512 << 10;  // L2 may be 1 MB, and B passes through it
+  static constexpr int64_t kPackedA = 704 << 10;  // L2 may be 1 MB, and B passes through it
   static constexpr int kRows = 8;
   static void begin() {}
   static void end() {}
@@ -31,6 +31,7 @@ struct Vectors {
     }
     for (int s = 0; s < steps; s++, a += kStepBytes, b += kStepBytes) {
       for (int r = 0; r < kRows; r++) ask(a + kStepBytes + 64 * r);
+#pragma GCC unroll 4
       for (int p = 0; p < 16; p++) {
         const auto b0 = Pair::b(_mm512_load_si512(b + 64 * p)),
                    b1 = Pair::b(_mm512_load_si512(b + kTileBytes + 64 * p));

@@ -65,7 +65,8 @@ void ask_for_result(const Gemm& g, int m, int n) {
 }
 
 // What remains beside the dots, in small portions, so that tiles multiply meanwhile: to round the
-// block before this one into C, then to pack the next chunk of B.
+// block before this one into C, then to pack the next chunk of B (or to
+// ask for it, where it is packed already).
 class Beside {
  public:
   explicit Beside(const Gemm& g) : g_(g) {}
@@ -74,9 +75,9 @@ class Beside {
     round_all();
     m_ = m, n_ = n, c_ = c, row_ = 0;
   }
-  // Tiles of `steps` steps of a panel from `step` on; `out` null: none.
-  void pack(int panel, int step, int steps, uint8_t* out) {
-    panel_ = panel, step_ = step, tile_ = 0, tiles_ = out ? 2 * steps : 0, out_ = out;
+  // Tiles of `steps` steps of a panel from `step` on; packed: they only have to come nearer.
+  void pack(int panel, int step, int steps, uint8_t* out, bool packed) {
+    panel_ = panel, step_ = step, tile_ = 0, tiles_ = 2 * steps, out_ = out, packed_ = packed;
   }
   void a_little() {
     if (row_ < kBlock) {
@@ -97,8 +98,12 @@ class Beside {
  private:
   void pack_one() {
     const int s = tile_ / 2, h = tile_ % 2;
-    pack_b(g_, panel_ * kBlock + h * kTile, step_ + s, out_ + tile_ * kTileBytes);
-    tile_++;
+    uint8_t* tile = out_ + tile_++ * kTileBytes;
+    if (packed_) {
+      for (int i = 0; i < kTileBytes; i += 64) ask_nearer(tile + i);
+    } else {
+      pack_b(g_, panel_ * kBlock + h * kTile, step_ + s, tile);
+    }
   }
 
   const Gemm& g_;
@@ -106,6 +111,7 @@ class Beside {
   const float* c_ = nullptr;
   int panel_ = 0, step_ = 0, tile_ = 0, tiles_ = 0;
   uint8_t* out_ = nullptr;
+  bool packed_ = false;
 };
 
 // --- the walk ---------------------------------------------------------------------------------
@@ -121,7 +127,7 @@ struct Plan {
     own = div_up(panels, threads);
     a_bytes = int64_t(rows) * depth * kStepBytes;
     const int64_t all_b = int64_t(own) * steps * kStepBytes;
-    resident = depths == 1 && rows < blocks && all_b <= kResidentB;
+    resident = rows < blocks && all_b <= kResidentB;
     b_bytes = resident ? all_b : 2 * int64_t(chunk) * kStepBytes;
     c_bytes = int64_t(rows) * 4096 * (depths > 1 ? own : 1);
   }
@@ -152,13 +158,12 @@ void walk_panels(const Job& job, int id, const uint8_t* a, int first, int rows, 
   const bool kept = p.resident && first > 0;
   const auto place = [&](int i) {
     if (!p.resident) return own_b + (i % 2) * p.chunk * kStepBytes;
-    return own_b + (int64_t(i / chunks) * p.steps + i % chunks * p.chunk) * kStepBytes;
+    return own_b + (int64_t(i / chunks) * p.steps + step + i % chunks * p.chunk) * kStepBytes;
   };
   const auto length = [&](int i) { return std::min(p.chunk, depth - i % chunks * p.chunk); };
   Beside beside(job.g);
   const auto prepare = [&](int i) {
-    const bool any = i < total && !kept;
-    beside.pack(begin + i / chunks, step + i % chunks * p.chunk, any ? length(i) : 0, any ? place(i) : nullptr);
+    beside.pack(begin + i / chunks, step + i % chunks * p.chunk, i < total ? length(i) : 0, place(i), kept);
   };
   prepare(0);
   for (int i = 0; i < total; i++) {
