@@ -102,8 +102,14 @@ CASES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
         lambda x, w: functions.RmsNorm.apply(x, w, 1e-6),
         (normal(9, 3, 64), normal(64, seed=1)),
     ),
-    "rope": (lambda x: functions.Rope.apply(x, *angles(11, 20)), (normal(11, 3, 40),)),
-    "silu_mul": (functions.SiluMul.apply, (3 * normal(37, 71), normal(37, 71, seed=1))),
+    "rope": (
+        lambda x: functions.Rope.apply(x, *angles(11, 20), torch.bfloat16),
+        (normal(11, 3, 40),),
+    ),
+    "silu_mul": (
+        lambda g, u: functions.SiluMul.apply(g, u, torch.bfloat16),
+        (3 * normal(37, 71), normal(37, 71, seed=1)),
+    ),
     "lora": (
         lambda x, a, b: functions.LoraLinear.apply(x, normal(45, 70, seed=1), None, a, b, 2.0),
         (normal(37, 70), normal(4, 70, seed=2), normal(45, 4, seed=3)),

@@ -1,8 +1,8 @@
 """Native kernels over torch tensors: who may take them, and the calls.
 
 A kernel takes bf16 tensors on the CPU (some float32 too, as they say), contiguous but for the
-operands of `product`; everything else goes to the slow twins in `functions.py`, `losses.py` and `optim.py`. Both compute in float32
-and store bf16; tests tie them.
+operands of `product`; everything else goes to the slow twins in `functions.py`, `losses.py` and
+`optim.py`. Both compute in float32 and store bf16; tests tie them.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ def core() -> TrainKernels | None:
     return _made[key]
 
 
-def takes(*tensors: Tensor | None) -> bool:
-    """Whether these tensors go to the native kernels."""
+def takes(*tensors: Tensor | None, wide: tuple[Tensor, ...] = ()) -> bool:
+    """Whether these tensors go to the native kernels; those of `wide` may be float32."""
+    given = [t for t in tensors if t is not None]
+    types = {t.dtype for t in given} | {t.dtype for t in wide} - {torch.float32}
     return (
-        all(
-            t is None or (t.dtype == torch.bfloat16 and t.device.type == "cpu" and t.numel() > 0)
-            for t in tensors
-        )
+        types <= {torch.bfloat16}
+        and all(t.device.type == "cpu" and t.numel() > 0 for t in (*given, *wide))
         and core() is not None
     )
 
