@@ -1,9 +1,9 @@
 """The three matrix products of a linear layer.
 
 Forward reads the weight [out, in] by rows, the input gradient reads it by columns, the weight
-gradient sums over rows of both operands. The native kernel packs either order into tiles; where
-it does not run, torch multiplies, and there the layout decides about a factor of two (LOG.md,
-2026-11-25), so the choice is made here and nowhere else.
+gradient sums over rows of both operands. The native kernel packs either order; where it does not
+run, torch multiplies, and there the layout may decide about a factor of two (LOG.md, 2026-11-25),
+so the choice is made here and nowhere else.
 """
 
 from __future__ import annotations
