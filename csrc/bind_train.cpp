@@ -2,18 +2,18 @@
 // has checked (qwell/train/kernels.py), rows dealt to threads, no algorithm.
 #include "bind.h"
 
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
 #include <algorithm>
 #include <atomic>
 #include <mutex>
 #include <stdexcept>
 #include <vector>
 
-#include "cpu.h"
 #include "team.h"
-#include "tile_health.h"
 #include "train/attention.h"
-#include "train/gemm.h"
-#include "train/rows.h"
+#include "train/forms.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -30,13 +30,10 @@ P* at(uintptr_t address) {
 using Address = uintptr_t;
 using Half = const uint16_t;
 
-const TrainRows& kRows = kTrainRowsAvx512;
-
 // Threads and scratch memory of the kernels; calls take turns.
 class TrainKernels {
  public:
-  explicit TrainKernels(int threads) : team_(threads) {}
-  static bool runs_here() { return amx_status() == "ok" && cpu().avx512_bf16; }
+  TrainKernels(int threads, const std::string& form) : form_(train_form(form)), team_(threads) {}
 
   // a2 null: no second pair.
   void gemm(Address a, int64_t a_row, int64_t a_column, Address b, int64_t b_row, int64_t b_column, Address a2,
@@ -59,16 +56,16 @@ class TrainKernels {
     if (wide) g.sums = at<float>(c);
     nb::gil_scoped_release release;
     const std::lock_guard lock(mutex_);
-    gemm_amx(team_, scratch_, g);
+    form_.gemm.team(team_, scratch_, g);
   }
 
   // wide: x (and its gradient) is float32.
   void norm(Address x, Address weight, Address y, Address rstd, int64_t rows, int n, float eps, bool wide) {
-    deal(rows, 1, [=](int, int64_t lo, int64_t hi) {
+    deal(rows, 1, [=, this](int, int64_t lo, int64_t hi) {
       for (int64_t r = lo; r < hi; r++) {
         uint16_t* out = at<uint16_t>(y) + r * n;
-        if (wide) kRows.norm_wide(at<const float>(x) + r * n, at<Half>(weight), n, eps, out, at<float>(rstd) + r);
-        else kRows.norm(at<Half>(x) + r * n, at<Half>(weight), n, eps, out, at<float>(rstd) + r);
+        if (wide) form_.rows.norm_wide(at<const float>(x) + r * n, at<Half>(weight), n, eps, out, at<float>(rstd) + r);
+        else form_.rows.norm(at<Half>(x) + r * n, at<Half>(weight), n, eps, out, at<float>(rstd) + r);
       }
     });
   }
@@ -82,35 +79,55 @@ class TrainKernels {
         const int64_t to = r * n;
         const float scale = at<const float>(rstd)[r];
         if (wide)
-          kRows.norm_wide_back(at<Half>(grad) + to, at<const float>(x) + to, at<Half>(weight), n, scale,
-                               at<float>(grad_x) + to, sum);
+          form_.rows.norm_wide_back(at<Half>(grad) + to, at<const float>(x) + to, at<Half>(weight), n, scale,
+                                    at<float>(grad_x) + to, sum);
         else
-          kRows.norm_back(at<Half>(grad) + to, at<Half>(x) + to, at<Half>(weight), n, scale, at<uint16_t>(grad_x) + to,
-                          sum);
+          form_.rows.norm_back(at<Half>(grad) + to, at<Half>(x) + to, at<Half>(weight), n, scale,
+                               at<uint16_t>(grad_x) + to, sum);
       }
     });
     for (size_t i = 0; i < sums.size(); i++) at<float>(grad_weight)[i % n] += sums[i];
   }
 
-  void rope(Address x, Address cos, Address sin, Address y, int64_t rows, int heads, int half, float sign) {
+  // from_wide: x is float32; to_wide: y is.
+  void rope(Address x, Address cos, Address sin, Address y, int64_t rows, int heads, int half, float sign,
+            bool from_wide, bool to_wide) {
+    if (from_wide && to_wide) throw std::invalid_argument("rope: one side must be bf16");
     const int64_t width = int64_t(heads) * half * 2;
-    deal(rows, 1, [=](int, int64_t lo, int64_t hi) {
+    const auto turn = [=](auto function, auto* from, auto* to, int64_t lo, int64_t hi) {
       for (int64_t r = lo; r < hi; r++)
-        kRows.rope(at<Half>(x) + r * width, at<const float>(cos) + r * half, at<const float>(sin) + r * half, heads,
-                   half, sign, at<uint16_t>(y) + r * width);
+        function(from + r * width, at<const float>(cos) + r * half, at<const float>(sin) + r * half, heads, half, sign,
+                 to + r * width);
+    };
+    deal(rows, 1, [=, this](int, int64_t lo, int64_t hi) {
+      if (from_wide) turn(form_.rows.rope_wide, at<const float>(x), at<uint16_t>(y), lo, hi);
+      else if (to_wide) turn(form_.rows.rope_widen, at<Half>(x), at<float>(y), lo, hi);
+      else turn(form_.rows.rope, at<Half>(x), at<uint16_t>(y), lo, hi);
     });
   }
 
-  void silu_mul(Address gate, Address up, Address y, int64_t n) {
-    deal(n, 1024, [=](int, int64_t lo, int64_t hi) {
-      kRows.silu_mul(at<Half>(gate) + lo, at<Half>(up) + lo, hi - lo, at<uint16_t>(y) + lo);
+  // gate16, up16: where gate and up go rounded, which are float32 then; else null.
+  void silu_mul(Address gate, Address up, Address y, int64_t n, Address gate16, Address up16) {
+    deal(n, 1024, [=, this](int, int64_t lo, int64_t hi) {
+      if (gate16)
+        form_.rows.silu_mul_wide(at<const float>(gate) + lo, at<const float>(up) + lo, hi - lo, at<uint16_t>(y) + lo,
+                                 at<uint16_t>(gate16) + lo, at<uint16_t>(up16) + lo);
+      else form_.rows.silu_mul(at<Half>(gate) + lo, at<Half>(up) + lo, hi - lo, at<uint16_t>(y) + lo);
     });
   }
 
-  void silu_mul_back(Address grad, Address gate, Address up, Address grad_gate, Address grad_up, int64_t n) {
-    deal(n, 1024, [=](int, int64_t lo, int64_t hi) {
-      kRows.silu_mul_back(at<Half>(grad) + lo, at<Half>(gate) + lo, at<Half>(up) + lo, hi - lo,
-                          at<uint16_t>(grad_gate) + lo, at<uint16_t>(grad_up) + lo);
+  // wide: the gradients of gate and up are float32.
+  void silu_mul_back(Address grad, Address gate, Address up, Address grad_gate, Address grad_up, int64_t n, bool wide) {
+    deal(n, 1024, [=, this](int, int64_t lo, int64_t hi) {
+      Half *d = at<Half>(grad) + lo, *g = at<Half>(gate) + lo, *u = at<Half>(up) + lo;
+      if (wide) form_.rows.silu_mul_wide_back(d, g, u, hi - lo, at<float>(grad_gate) + lo, at<float>(grad_up) + lo);
+      else form_.rows.silu_mul_back(d, g, u, hi - lo, at<uint16_t>(grad_gate) + lo, at<uint16_t>(grad_up) + lo);
+    });
+  }
+
+  void round(Address x, int64_t n, Address y) {
+    deal(n, 1024, [=, this](int, int64_t lo, int64_t hi) {
+      form_.rows.round(at<const float>(x) + lo, hi - lo, at<uint16_t>(y) + lo);
     });
   }
 
@@ -119,11 +136,11 @@ class TrainKernels {
     for (int64_t r = 0; r < rows; r++)
       if (at<const int64_t>(targets)[r] < 0 || at<const int64_t>(targets)[r] >= n)
         throw std::invalid_argument("cross_entropy: a target is outside the vocabulary");
-    deal(rows, 1, [=](int, int64_t lo, int64_t hi) {
+    deal(rows, 1, [=, this](int, int64_t lo, int64_t hi) {
       for (int64_t r = lo; r < hi; r++) {
         float* row = at<float>(logits) + r * n;
-        at<float>(nll)[r] =
-            kRows.cross_entropy(row, n, int(at<const int64_t>(targets)[r]), scale, reinterpret_cast<uint16_t*>(row));
+        at<float>(nll)[r] = form_.rows.cross_entropy(row, n, int(at<const int64_t>(targets)[r]), scale,
+                                                     reinterpret_cast<uint16_t*>(row));
       }
     });
   }
@@ -157,7 +174,7 @@ class TrainKernels {
     attention_.resize(team_.size());
     deal(team_.size(), 1, [&](int id, int64_t, int64_t) {
       for (int item; (item = next++) < seqs * kv_heads;)
-        (grad_out ? attention_backward : attention_forward)(kRows, attention_[id], job(item));
+        (grad_out ? attention_backward : attention_forward)(form_, attention_[id], job(item));
     });
   }
 
@@ -166,17 +183,17 @@ class TrainKernels {
     if (group < 16 || group % 16 || n % group || (bits == 4 && n % 32))
       throw std::invalid_argument("dequantise: groups must be whole multiples of sixteen");
     const int groups = n / group;
-    deal(rows, 1, [=](int, int64_t lo, int64_t hi) {
+    deal(rows, 1, [=, this](int, int64_t lo, int64_t hi) {
       for (int64_t r = lo; r < hi; r++)
-        kRows.dequantise(at<const uint8_t>(codes) + r * n * bits / 8, at<const float>(scale) + r * groups,
-                         minimum ? at<const float>(minimum) + r * groups : nullptr, bits, zero, group, n,
-                         at<uint16_t>(out) + r * n);
+        form_.rows.dequantise(at<const uint8_t>(codes) + r * n * bits / 8, at<const float>(scale) + r * groups,
+                              minimum ? at<const float>(minimum) + r * groups : nullptr, bits, zero, group, n,
+                              at<uint16_t>(out) + r * n);
     });
   }
 
   double square_sum(Address x, int64_t n) {
     std::vector<double> sums(team_.size(), 0.0);
-    deal(n, 4096, [&](int id, int64_t lo, int64_t hi) { sums[id] = kRows.square_sum(at<Half>(x) + lo, hi - lo); });
+    deal(n, 4096, [&](int id, int64_t lo, int64_t hi) { sums[id] = form_.rows.square_sum(at<Half>(x) + lo, hi - lo); });
     double total = 0;
     for (double sum : sums) total += sum;
     return total;
@@ -194,8 +211,9 @@ class TrainKernels {
     }
     state.low = at<int16_t>(low);
     const AdamW step{beta1, beta2, eps, decay, lr, grad_scale, correct1, correct2, seed};
-    deal(n, 256,
-         [=](int, int64_t lo, int64_t hi) { kRows.adamw(step, state, at<uint16_t>(weight), at<Half>(grad), lo, hi); });
+    deal(n, 256, [=, this](int, int64_t lo, int64_t hi) {
+      form_.rows.adamw(step, state, at<uint16_t>(weight), at<Half>(grad), lo, hi);
+    });
   }
 
  private:
@@ -217,6 +235,7 @@ class TrainKernels {
         &job);
   }
 
+  const TrainForm& form_;
   std::mutex mutex_;
   Team team_;
   GemmScratch scratch_;
@@ -230,17 +249,20 @@ class TrainKernels {
 void bind_train(nb::module_& m) {
 #if defined(__x86_64__)
   nb::class_<TrainKernels>(m, "TrainKernels")
-      .def(nb::init<int>(), "threads"_a)
-      .def_static("runs_here", &TrainKernels::runs_here)
+      .def(nb::init<int, const std::string&>(), "threads"_a, "form"_a)
+      .def_static("forms", &train_forms, "Those that run here, the best last.")
       .def("gemm", &TrainKernels::gemm, "a"_a, "a_row"_a, "a_column"_a, "b"_a, "b_row"_a, "b_column"_a, "a2"_a,
            "a2_row"_a, "a2_column"_a, "b2"_a, "b2_row"_a, "b2_column"_a, "bias"_a, "c"_a, "m"_a, "n"_a, "k"_a, "k2"_a,
            "add"_a, "wide"_a)
       .def("norm", &TrainKernels::norm, "x"_a, "weight"_a, "y"_a, "rstd"_a, "rows"_a, "n"_a, "eps"_a, "wide"_a)
       .def("norm_back", &TrainKernels::norm_back, "grad"_a, "x"_a, "weight"_a, "rstd"_a, "grad_x"_a, "grad_weight"_a,
            "rows"_a, "n"_a, "wide"_a)
-      .def("rope", &TrainKernels::rope, "x"_a, "cos"_a, "sin"_a, "y"_a, "rows"_a, "heads"_a, "half"_a, "sign"_a)
-      .def("silu_mul", &TrainKernels::silu_mul, "gate"_a, "up"_a, "y"_a, "n"_a)
-      .def("silu_mul_back", &TrainKernels::silu_mul_back, "grad"_a, "gate"_a, "up"_a, "grad_gate"_a, "grad_up"_a, "n"_a)
+      .def("rope", &TrainKernels::rope, "x"_a, "cos"_a, "sin"_a, "y"_a, "rows"_a, "heads"_a, "half"_a, "sign"_a,
+           "from_wide"_a, "to_wide"_a)
+      .def("silu_mul", &TrainKernels::silu_mul, "gate"_a, "up"_a, "y"_a, "n"_a, "gate16"_a, "up16"_a)
+      .def("silu_mul_back", &TrainKernels::silu_mul_back, "grad"_a, "gate"_a, "up"_a, "grad_gate"_a, "grad_up"_a, "n"_a,
+           "wide"_a)
+      .def("round", &TrainKernels::round, "x"_a, "n"_a, "y"_a)
       .def("cross_entropy", &TrainKernels::cross_entropy, "logits"_a, "targets"_a, "nll"_a, "rows"_a, "n"_a, "scale"_a)
       .def("attention", &TrainKernels::attention, "q"_a, "k"_a, "v"_a, "out"_a, "lse"_a, "splits"_a, "seqs"_a,
            "heads"_a, "kv_heads"_a, "head_dim"_a, "grad_out"_a, "grad_q"_a, "grad_k"_a, "grad_v"_a)

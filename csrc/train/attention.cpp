@@ -26,7 +26,7 @@ Gemm gemm(Operand a, Operand b, int m, int n, int k) {
 
 }  // namespace
 
-void attention_forward(const TrainRows& rows, AttentionScratch& s, const AttentionJob& j) {
+void attention_forward(const TrainForm& form, AttentionScratch& s, const AttentionJob& j) {
   const float scale = 1 / std::sqrt(float(j.head_dim));
   float* scores = at_least(s.scores, int64_t(kBlock) * j.rows);
   uint16_t* p = at_least(s.p, int64_t(kBlock) * j.rows);
@@ -36,17 +36,17 @@ void attention_forward(const TrainRows& rows, AttentionScratch& s, const Attenti
       const int64_t q = lo * j.q_row + h * j.head_dim;
       Gemm score = gemm({j.q + q, j.q_row, 1}, {j.k, 1, j.kv_row}, n, keys, j.head_dim);
       score.sums = scores;
-      gemm_amx(s.gemm, score);
+      form.gemm.alone(s.gemm, score);
       for (int r = 0; r < n; r++)
         j.lse[(lo + r) * j.lse_row + h] =
-            rows.softmax(scores + int64_t(r) * keys, lo + r + 1, keys, scale, p + int64_t(r) * keys);
+            form.rows.softmax(scores + int64_t(r) * keys, lo + r + 1, keys, scale, p + int64_t(r) * keys);
       Gemm mix = gemm({p, keys, 1}, {j.v, j.kv_row, 1}, n, j.head_dim, keys);
       mix.c = j.out + q, mix.c_row = j.q_row;
-      gemm_amx(s.gemm, mix);
+      form.gemm.alone(s.gemm, mix);
     }
 }
 
-void attention_backward(const TrainRows& rows, AttentionScratch& s, const AttentionJob& j) {
+void attention_backward(const TrainForm& form, AttentionScratch& s, const AttentionJob& j) {
   const float scale = 1 / std::sqrt(float(j.head_dim));
   const int64_t most = int64_t(kBlock) * j.rows, whole = int64_t(j.rows) * j.head_dim;
   float *scores = at_least(s.scores, most), *slopes = at_least(s.slopes, most), *sums = at_least(s.sums, 2 * whole);
@@ -59,28 +59,28 @@ void attention_backward(const TrainRows& rows, AttentionScratch& s, const Attent
       const Operand q{j.q + at, j.q_row, 1}, grad{j.grad_out + at, j.q_row, 1};
       Gemm score = gemm(q, {j.k, 1, j.kv_row}, n, keys, j.head_dim);
       score.sums = scores;
-      gemm_amx(s.gemm, score);
+      form.gemm.alone(s.gemm, score);
       Gemm slope = gemm(grad, {j.v, 1, j.kv_row}, n, keys, j.head_dim);
       slope.sums = slopes;
-      gemm_amx(s.gemm, slope);
+      form.gemm.alone(s.gemm, slope);
       for (int r = 0; r < n; r++) {
         const int64_t row = at + r * j.q_row, to = int64_t(r) * keys;
-        rows.softmax_back(scores + to, slopes + to, j.grad_out + row, j.out + row, j.head_dim, lo + r + 1, keys, scale,
-                          j.lse[(lo + r) * j.lse_row + h], p + to, ds + to);
+        form.rows.softmax_back(scores + to, slopes + to, j.grad_out + row, j.out + row, j.head_dim, lo + r + 1, keys,
+                               scale, j.lse[(lo + r) * j.lse_row + h], p + to, ds + to);
       }
       Gemm to_v = gemm({p, 1, keys}, grad, keys, j.head_dim, n);
       to_v.sums = sums, to_v.add = true;
-      gemm_amx(s.gemm, to_v);
+      form.gemm.alone(s.gemm, to_v);
       Gemm to_k = gemm({ds, 1, keys}, q, keys, j.head_dim, n);
       to_k.sums = sums + whole, to_k.add = true;
-      gemm_amx(s.gemm, to_k);
+      form.gemm.alone(s.gemm, to_k);
       Gemm to_q = gemm({ds, keys, 1}, {j.k, j.kv_row, 1}, n, j.head_dim, keys);
       to_q.c = j.grad_q + at, to_q.c_row = j.q_row;
-      gemm_amx(s.gemm, to_q);
+      form.gemm.alone(s.gemm, to_q);
     }
   for (int r = 0; r < j.rows; r++) {
-    rows.round(sums + int64_t(r) * j.head_dim, j.head_dim, j.grad_v + r * j.kv_row);
-    rows.round(sums + whole + int64_t(r) * j.head_dim, j.head_dim, j.grad_k + r * j.kv_row);
+    form.rows.round(sums + int64_t(r) * j.head_dim, j.head_dim, j.grad_v + r * j.kv_row);
+    form.rows.round(sums + whole + int64_t(r) * j.head_dim, j.head_dim, j.grad_k + r * j.kv_row);
   }
 }
 

@@ -9,8 +9,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "gemm.h"
-#include "rows.h"
+#include "forms.h"
 
 namespace qwell {
 
@@ -34,7 +33,7 @@ struct AttentionScratch {
   std::vector<uint16_t> p, ds;
 };
 
-void attention_forward(const TrainRows& rows, AttentionScratch& scratch, const AttentionJob& job);
-void attention_backward(const TrainRows& rows, AttentionScratch& scratch, const AttentionJob& job);
+void attention_forward(const TrainForm& form, AttentionScratch& scratch, const AttentionJob& job);
+void attention_backward(const TrainForm& form, AttentionScratch& scratch, const AttentionJob& job);
 
 }  // namespace qwell

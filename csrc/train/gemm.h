@@ -1,8 +1,10 @@
 // Matrix products of training: bf16 operands in either order, float32 sums, bf16 result.
 //
 // C[m][n] = sum over k of A[m][k] * B[k][n], then over the few k of a second pair, k ascending in blocks of 32
-// pairs-wise dots (TDPBF16PS), then + bias[n], then + the old C if `add`, rounded once to nearest even. Which thread
-// computes a tile, and how rows are blocked, never changes a bit.
+// dots of pairs, then + bias[n], then + the old C if `add`, rounded once to nearest even. Which thread computes a
+// tile, and how rows are blocked, never changes a bit. The order inside a pair is the instruction's (TDPBF16PS,
+// VDPBF16PS, two fused multiply-adds), so forms differ in last bits of the sums; the first two read and write numbers
+// below the smallest normal (1.2e-38) as zeros.
 #pragma once
 
 #include <cstdint>
@@ -39,8 +41,12 @@ class GemmScratch {
   Region region_;
 };
 
-// Need AMX_BF16 (amx_status() == "ok"). The second runs on the calling thread alone.
-void gemm_amx(Team& team, GemmScratch& scratch, const Gemm& gemm);
-void gemm_amx(GemmScratch& scratch, const Gemm& gemm);
+struct GemmForm {
+  void (*team)(Team& team, GemmScratch& scratch, const Gemm& gemm);
+  void (*alone)(GemmScratch& scratch, const Gemm& gemm);  // on the calling thread
+};
+extern const GemmForm kGemmAmx;         // amx_status() == "ok"
+extern const GemmForm kGemmAvx512Bf16;  // cpu().avx512_bf16
+extern const GemmForm kGemmAvx512;      // cpu().avx512
 
 }  // namespace qwell

@@ -34,9 +34,15 @@ struct TrainRows {
                          float* grad_weight);
   // heads of one row, [heads][2 * half]; sign -1 turns back
   void (*rope)(const uint16_t* x, const float* cos, const float* sin, int heads, int half, float sign, uint16_t* y);
+  void (*rope_wide)(const float* x, const float* cos, const float* sin, int heads, int half, float sign, uint16_t* y);
+  void (*rope_widen)(const uint16_t* x, const float* cos, const float* sin, int heads, int half, float sign, float* y);
   void (*silu_mul)(const uint16_t* gate, const uint16_t* up, int64_t n, uint16_t* y);
+  // also gives what it was called with, rounded
+  void (*silu_mul_wide)(const float* gate, const float* up, int64_t n, uint16_t* y, uint16_t* gate16, uint16_t* up16);
   void (*silu_mul_back)(const uint16_t* grad, const uint16_t* gate, const uint16_t* up, int64_t n, uint16_t* grad_gate,
                         uint16_t* grad_up);
+  void (*silu_mul_wide_back)(const uint16_t* grad, const uint16_t* gate, const uint16_t* up, int64_t n,
+                             float* grad_gate, float* grad_up);
   // -log p(target); if scale is not 0, grad = scale * (softmax - one-hot), which may start where the
   // logits do
   float (*cross_entropy)(const float* logits, int n, int target, float scale, uint16_t* grad);
@@ -50,13 +56,14 @@ struct TrainRows {
   // p again from lse, and ds = scale * p * (slopes - sum(grad * out)), the gradient of the scores.
   void (*softmax_back)(const float* scores, const float* slopes, const uint16_t* grad, const uint16_t* out,
                        int head_dim, int visible, int n, float scale, float lse, uint16_t* p, uint16_t* ds);
-  void (*round)(const float* x, int n, uint16_t* y);
+  void (*round)(const float* x, int64_t n, uint16_t* y);
   double (*square_sum)(const uint16_t* x, int64_t n);
   // elements [begin, end) of a parameter; begin is a multiple of 256, so is end unless it is the last
   void (*adamw)(const AdamW& step, const AdamWState& state, uint16_t* weight, const uint16_t* grad, int64_t begin,
                 int64_t end);
 };
 
-extern const TrainRows kTrainRowsAvx512;
+extern const TrainRows kTrainRowsAvx512;      // cpu().avx512
+extern const TrainRows kTrainRowsAvx512Bf16;  // cpu().avx512_bf16
 
 }  // namespace qwell

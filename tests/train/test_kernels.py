@@ -1,8 +1,9 @@
-"""Native kernels against their slow twins, and those against the reference, op by op."""
+"""Native kernels against their slow twins, and those against the reference, op by op; in every
+form this CPU has."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -10,12 +11,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from qwell._core import isa_available
+from qwell.native.train import train_forms, train_kernels
 from qwell.train import functions, kernels
+from qwell.train.gemm import FEW, forward, product
 from qwell.train.losses import cross_entropy
 from qwell.train.optim import AdamW, AdamWConfig, grad_norm
 from qwell.train.torch_ops import ragged_attention
 
-pytestmark = pytest.mark.skipif(kernels.core() is None, reason="this CPU has no AMX")
+pytestmark = pytest.mark.skipif(not train_forms(), reason="no AVX-512, or it is forced off")
+
+
+@pytest.fixture(params=train_forms(), autouse=True)
+def form(request: pytest.FixtureRequest) -> Iterator[str]:
+    with kernels.forced(request.param):
+        yield request.param
+
+
 ULP = 2**-7
 """Spacing of bf16 at one: two roundings to neighbours differ by as much, relatively."""
 
@@ -64,6 +76,37 @@ def test_product(shape: tuple[int, int, int], a_by_rows: bool, b_by_rows: bool) 
     assert ((z.double() - whole).abs() <= 1.01 * (ULP / 2 * whole.abs() + 1e-6 * k**0.5)).all()
 
 
+def test_a_layer_is_not_rounded() -> None:
+    x, weight, bias = normal(37, 70), normal(45, 70, seed=1), normal(45, seed=2)
+    y = forward(x, weight, bias)
+    exact = x.double() @ weight.double().t() + bias.double()
+    assert y.dtype == torch.float32
+    assert (y.double() - exact).abs().max() <= 1e-5
+    more = normal(37, 4, seed=3), normal(45, 4, seed=4).t()
+    y = forward(x, weight, bias, more)
+    assert (y.double() - exact - more[0].double() @ more[1].double()).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("n", [1, FEW, FEW + 1])
+def test_few_columns_are_computed_transposed(n: int) -> None:
+    a, b = normal(200, 70), normal(70, n, seed=1)
+    y = product(a, b)
+    assert y.shape == (200, n)
+    assert y.is_contiguous() == (n == 1 or n > FEW)
+    exact = a.double() @ b.double()
+    assert ((y.double() - exact).abs() <= 1.01 * (ULP / 2 * exact.abs() + 1e-5)).all()
+
+
+def test_rounding_is_to_nearest_even_and_keeps_what_is_no_number() -> None:
+    bits = torch.randint(-(2**31), 2**31 - 1, (100_003,), dtype=torch.int64).to(torch.int32)
+    halves = (torch.arange(-(2**15), 2**15, dtype=torch.int32) << 16) + 0x8000
+    x = torch.cat([bits, halves]).view(torch.float32)
+    x = x[(x.abs() >= torch.finfo(torch.float32).tiny) | x.isnan()]
+    y, expected = kernels.rounded(x), x.bfloat16()
+    assert torch.equal(y[~x.isnan()], expected[~x.isnan()])
+    assert y[x.isnan()].isnan().all()
+
+
 def test_threads_do_not_change_a_bit() -> None:
     a, b = normal(700, 1500), normal(1500, 333, seed=1)
     both = kernels.product(a, b)
@@ -102,8 +145,22 @@ CASES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
         lambda x, w: functions.RmsNorm.apply(x, w, 1e-6),
         (normal(9, 3, 64), normal(64, seed=1)),
     ),
-    "rope": (lambda x: functions.Rope.apply(x, *angles(11, 20)), (normal(11, 3, 40),)),
-    "silu_mul": (functions.SiluMul.apply, (3 * normal(37, 71), normal(37, 71, seed=1))),
+    "rope": (
+        lambda x: functions.Rope.apply(x, *angles(11, 20), torch.bfloat16),
+        (normal(11, 3, 40),),
+    ),
+    "wide_rope": (
+        lambda x: functions.Rope.apply(x, *angles(11, 20), torch.bfloat16),
+        (normal(11, 3, 40).float() * 1.001,),
+    ),
+    "wide_silu_mul": (
+        lambda g, u: functions.SiluMul.apply(g, u, torch.bfloat16),
+        (3.003 * normal(37, 71).float(), 1.001 * normal(37, 71, seed=1).float()),
+    ),
+    "silu_mul": (
+        lambda g, u: functions.SiluMul.apply(g, u, torch.bfloat16),
+        (3 * normal(37, 71), normal(37, 71, seed=1)),
+    ),
     "lora": (
         lambda x, a, b: functions.LoraLinear.apply(x, normal(45, 70, seed=1), None, a, b, 2.0),
         (normal(37, 70), normal(4, 70, seed=2), normal(45, 4, seed=3)),
@@ -119,6 +176,7 @@ def test_forward_and_backward_equal_the_slow_twin(name: str) -> None:
         slow = gradients(run, *inputs)
     for a, b in zip(fast, slow, strict=True):
         close(a, b, ulps=2.01)
+    assert [g.dtype for g in fast[1:]] == [x.dtype for x in inputs]
 
 
 @pytest.mark.parametrize("heads", [(14, 2), (3, 1), (2, 2)])
@@ -186,3 +244,20 @@ def test_grad_norm_equals_the_slow_twin() -> None:
     fast = grad_norm([weight])
     with kernels.slow_twins():
         assert grad_norm([weight]) == pytest.approx(fast, rel=1e-6)
+
+
+@pytest.mark.parametrize(("isa", "best"), [("avx2", None), ("avx512", "avx512"), ("amx", "amx")])
+def test_an_instruction_set_that_is_forced_off_is_not_used(
+    isa: str, best: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if isa not in isa_available():
+        pytest.skip(f"this CPU has no {isa}")
+    monkeypatch.setenv("QWELL_FORCE_ISA", isa)
+    assert [name.partition("_")[0] for name in train_forms()[-1:]] == ([best] if best else [])
+    monkeypatch.setenv("QWELL_FORCE_ISA", "scalar")
+    assert train_kernels(1) is None
+
+
+def test_a_form_that_does_not_run_here_is_refused() -> None:
+    with pytest.raises(ValueError, match="'neon' do not run here"):
+        train_kernels(1, "neon")

@@ -19,6 +19,8 @@ from qwell.model import decoder
 from qwell.model.batch import Batch
 from qwell.model.reference import Reference
 from qwell.model.weights import build_weights
+from qwell.native.cpu import selected_isa
+from qwell.train import kernels
 from qwell.train.losses import token_logprobs
 from qwell.train.modules import Decoder
 from qwell.train.weights import load_decoder, save_folder
@@ -97,11 +99,17 @@ def test_engine_against_torch_in_bf16(
         error = np.abs(engine_logprobs(llm.backend, windows, path) - expected)
         mean, most = error.mean(), np.quantile(error, 0.999)
         print(f"engine bf16 ({path}) against torch bf16: mean {mean:.4f}, 99.9 % {most:.4f}")
-        # Measured 0.012 to 0.014 and 0.09 to 0.15; both are 0.016 to 0.019 from float32 on these
-        # weights. The engine rounds the inputs of products, torch also their outputs. The bar of
-        # issue 5 is 0.01 and 0.1: not met yet, so these bounds only hold what is reached.
-        assert mean <= 0.02
-        assert most <= 0.2
+        # The bar of issue 5 is 0.01 and 0.1, measured 0.0091 and 0.063 where the engine does not
+        # round the inputs of products. On tiles it rounds them as torch does, but small
+        # differences turn many roundings the other way: 0.011 and 0.13. Without AVX-512 torch
+        # also rounds the outputs.
+        on_tiles = path == "prefill" and selected_isa() in ("amx", "emulated")
+        if kernels.core() is None:
+            bounds = 0.02, 0.2
+        else:
+            bounds = (0.0125, 0.16) if on_tiles else (0.01, 0.1)
+        assert mean <= bounds[0]
+        assert most <= bounds[1]
 
 
 def test_transformers_opens_the_folder_with_its_tokenizer(bf16_folder: Path) -> None:

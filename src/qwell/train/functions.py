@@ -1,6 +1,8 @@
 """Differentiable functions of one layer, with backward passes written out.
 
-Values are stored in the type of the weights (bf16 or f32) and computed in float32. What a backward
+Values are stored in the type of the weights (bf16 or f32) and computed in float32. The results of
+linear layers may be float32 beside bf16 weights: what goes into a product is rounded, what comes
+out is not, until the next op has used it. So the formula is the engine's. What a backward
 pass can compute again cheaply is not kept: the norm keeps its input, silu_mul its two inputs, rope
 nothing. Shapes as in `model/ops.py`.
 """
@@ -15,7 +17,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from qwell.train import kernels
-from qwell.train.gemm import matmul_nn, matmul_nt, matmul_tn, product
+from qwell.train.gemm import forward, matmul_nn, matmul_nt, matmul_tn, product
 
 Ctx = Any
 
@@ -26,18 +28,28 @@ class Linear(Function):
     @staticmethod
     def forward(ctx: Ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x if weight.requires_grad else None, weight)
-        return matmul_nt(x, weight, bias)
+        return forward(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
+        grad = _rounded(grad, weight.dtype)
         need_x, need_weight, need_bias = ctx.needs_input_grad
         return (
             matmul_nn(grad, weight) if need_x else None,
             matmul_tn(grad, x) if need_weight else None,
             grad.sum(0, dtype=torch.float32).to(grad.dtype) if need_bias else None,
         )
+
+
+def _rounded(grad: Tensor, dtype: torch.dtype) -> Tensor:
+    """The gradient of a result in float32, as its products want it."""
+    if grad.dtype == dtype:
+        return grad
+    if dtype == torch.bfloat16 and kernels.takes(wide=(grad,)):
+        return kernels.rounded(grad.contiguous())
+    return grad.to(dtype)
 
 
 class Tied(Function):
@@ -114,26 +126,28 @@ def _rstd(wide: Tensor, eps: float) -> Tensor:
 
 
 class Rope(Function):
-    """x [T, n, H]; cos, sin [T, H/2] float32: turns the pairs (i, i + H/2) of every head."""
+    """x [T, n, H]; cos, sin [T, H/2] float32: turns the pairs (i, i + H/2) of every head, to
+    dtype."""
 
     @staticmethod
-    def forward(ctx: Ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(ctx: Ctx, x: Tensor, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turn(x, cos, sin, 1.0)
+        ctx.dtype = x.dtype
+        return _turn(x, cos, sin, 1.0, dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
-        return _turn(grad, cos, sin, -1.0), None, None
+        return _turn(grad, cos, sin, -1.0, ctx.dtype), None, None, None
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
-    if kernels.takes(x):
-        return kernels.rope(x.contiguous(), cos, sin, sign)
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: float, dtype: torch.dtype) -> Tensor:
+    if torch.bfloat16 in (x.dtype, dtype) and kernels.takes(wide=(x,)):
+        return kernels.rope(x.contiguous(), cos, sin, sign, dtype)
     a, b = x.float().chunk(2, dim=-1)
     c, s = cos[:, None], sign * sin[:, None]
-    return torch.cat([a * c - b * s, b * c + a * s], dim=-1).to(x.dtype)
+    return torch.cat([a * c - b * s, b * c + a * s], dim=-1).to(dtype)
 
 
 class Attention(Function):
@@ -154,27 +168,30 @@ class Attention(Function):
 
 
 class SiluMul(Function):
-    """gate, up [T, F] -> gate * sigmoid(gate) * up."""
+    """gate, up [T, F] -> gate * sigmoid(gate) * up in dtype, in which the two are kept."""
 
     @staticmethod
-    def forward(ctx: Ctx, gate: Tensor, up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate, up)
-        if kernels.takes(gate, up):
-            return kernels.silu_mul(gate, up)
+    def forward(ctx: Ctx, gate: Tensor, up: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.dtype = gate.dtype
+        if dtype == torch.bfloat16 and kernels.takes(wide=(gate, up)):
+            y, *kept = kernels.silu_mul(gate, up)
+            ctx.save_for_backward(*kept)
+            return y
+        ctx.save_for_backward(gate.to(dtype), up.to(dtype))
         wide = gate.float()
-        return (wide * torch.sigmoid(wide) * up.float()).to(gate.dtype)
+        return (wide * torch.sigmoid(wide) * up.float()).to(dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         gate, up = ctx.saved_tensors
         if kernels.takes(grad, gate, up):
-            return kernels.silu_mul_back(grad.contiguous(), gate, up)
+            return *kernels.silu_mul_back(grad.contiguous(), gate, up, ctx.dtype), None
         wide, g = gate.float(), grad.float()
         sigmoid = torch.sigmoid(wide)
         silu = wide * sigmoid
         slope = sigmoid * (1 + wide - silu)
-        return (g * up.float() * slope).to(gate.dtype), (g * silu).to(up.dtype)
+        return (g * up.float() * slope).to(ctx.dtype), (g * silu).to(ctx.dtype), None
 
 
 class FrozenLinear(Function):
@@ -183,11 +200,13 @@ class FrozenLinear(Function):
     @staticmethod
     def forward(ctx: Ctx, x: Tensor, base: Base, bias: Tensor | None) -> Tensor:
         ctx.base = base
-        return matmul_nt(x, opened(base, x), bias)
+        ctx.dtype = x.dtype
+        return forward(x, opened(base, x), bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad = _rounded(grad, ctx.dtype)
         return matmul_nn(grad, opened(ctx.base, grad)), None, None
 
 
@@ -202,12 +221,13 @@ class LoraLinear(Function):
         low = matmul_nt(x, a).mul_(scale)
         ctx.save_for_backward(x, low, a, b)
         ctx.base, ctx.scale = base, scale
-        return product(x, opened(base, x).t(), bias=bias, more=(low, b.t()))
+        return forward(x, opened(base, x), bias, more=(low, b.t()))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, low, a, b = ctx.saved_tensors
+        grad = _rounded(grad, x.dtype)
         grad_low = matmul_nn(grad, b).mul_(ctx.scale)
         grad_x = None
         if ctx.needs_input_grad[0]:

@@ -1,8 +1,8 @@
 """Native kernels over torch tensors: who may take them, and the calls.
 
-A kernel takes bf16 tensors on the CPU, contiguous but for the operands of `product`; everything
-else goes to the slow twins in `functions.py`, `losses.py` and `optim.py`. Both compute in float32
-and store bf16; tests tie them.
+A kernel takes bf16 tensors on the CPU (some float32 too, as they say), contiguous but for the
+operands of `product`; everything else goes to the slow twins in `functions.py`, `losses.py` and
+`optim.py`. Both compute in float32 and store bf16; tests tie them.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from qwell.train.optim import Update
     from qwell.train.packed import Packed
 
-_made: dict[int, TrainKernels | None] = {}
+_made: dict[tuple[int, str | None], TrainKernels | None] = {}
 _off = 0
+_form: str | None = None
 
 
 @contextmanager
@@ -37,24 +38,35 @@ def slow_twins() -> Iterator[None]:
         _off -= 1
 
 
+@contextmanager
+def forced(form: str) -> Iterator[None]:
+    """Inside, kernels are of this form, one of `qwell.native.train.train_forms`: for tests."""
+    global _form  # noqa: PLW0603
+    before, _form = _form, form
+    try:
+        yield
+    finally:
+        _form = before
+
+
 def core() -> TrainKernels | None:
     """The kernels over as many threads as torch uses, or None where they do not run."""
     if _off:
         return None
-    threads = torch.get_num_threads()
-    if threads not in _made:
+    key = torch.get_num_threads(), _form
+    if key not in _made:
         _made.clear()
-        _made[threads] = train_kernels(threads)
-    return _made[threads]
+        _made[key] = train_kernels(*key)
+    return _made[key]
 
 
-def takes(*tensors: Tensor | None) -> bool:
-    """Whether these tensors go to the native kernels."""
+def takes(*tensors: Tensor | None, wide: tuple[Tensor, ...] = ()) -> bool:
+    """Whether these tensors go to the native kernels; those of `wide` may be float32."""
+    given = [t for t in tensors if t is not None]
+    types = {t.dtype for t in given} | {t.dtype for t in wide} - {torch.float32}
     return (
-        all(
-            t is None or (t.dtype == torch.bfloat16 and t.device.type == "cpu" and t.numel() > 0)
-            for t in tensors
-        )
+        types <= {torch.bfloat16}
+        and all(t.device.type == "cpu" and t.numel() > 0 for t in (*given, *wide))
         and core() is not None
     )
 
@@ -139,9 +151,10 @@ def norm_back(
     return grad_x, None if grad_weight is None else grad_weight.to(weight.dtype)
 
 
-def rope(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
-    """x [T, n, H] contiguous, cos and sin [T, H/2] float32; sign -1 turns back."""
-    y = torch.empty_like(x)
+def rope(x: Tensor, cos: Tensor, sin: Tensor, sign: float, dtype: torch.dtype) -> Tensor:
+    """x [T, n, H] contiguous, cos and sin [T, H/2] float32 -> the same in dtype; sign -1 turns
+    back. x and dtype are bf16, one of them may be float32."""
+    y = torch.empty_like(x, dtype=dtype)
     _core().rope(
         x.data_ptr(),
         cos.data_ptr(),
@@ -151,18 +164,30 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
         x.shape[1],
         x.shape[2] // 2,
         sign,
+        x.dtype == torch.float32,
+        dtype == torch.float32,
     )
     return y
 
 
-def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
-    y = torch.empty_like(gate)
-    _core().silu_mul(gate.data_ptr(), up.data_ptr(), y.data_ptr(), y.numel())
-    return y
+def silu_mul(gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Both contiguous, in bf16 or both in float32 -> the result, and gate and up as the backward
+    pass wants them, all bf16."""
+    assert gate.is_contiguous() and up.is_contiguous() and gate.dtype == up.dtype
+    y = torch.empty_like(gate, dtype=torch.bfloat16)
+    kept, rounded = (gate, up), (0, 0)
+    if gate.dtype == torch.float32:
+        kept = torch.empty_like(y), torch.empty_like(y)
+        rounded = kept[0].data_ptr(), kept[1].data_ptr()
+    _core().silu_mul(gate.data_ptr(), up.data_ptr(), y.data_ptr(), y.numel(), *rounded)
+    return y, *kept
 
 
-def silu_mul_back(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    grad_gate, grad_up = torch.empty_like(gate), torch.empty_like(up)
+def silu_mul_back(
+    grad: Tensor, gate: Tensor, up: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """The gradients of gate and up in dtype, bf16 or float32; grad, gate and up are bf16."""
+    grad_gate, grad_up = torch.empty_like(gate, dtype=dtype), torch.empty_like(up, dtype=dtype)
     _core().silu_mul_back(
         grad.data_ptr(),
         gate.data_ptr(),
@@ -170,8 +195,16 @@ def silu_mul_back(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tenso
         grad_gate.data_ptr(),
         grad_up.data_ptr(),
         grad.numel(),
+        dtype == torch.float32,
     )
     return grad_gate, grad_up
+
+
+def rounded(x: Tensor) -> Tensor:
+    """Float32, contiguous -> bf16."""
+    y = torch.empty_like(x, dtype=torch.bfloat16)
+    _core().round(x.data_ptr(), x.numel(), y.data_ptr())
+    return y
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, splits: Tensor) -> tuple[Tensor, Tensor]:

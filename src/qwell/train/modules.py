@@ -146,7 +146,7 @@ class Decoder(nn.Module):
         states [R, D] and the head [V, D]. The head is used inside this call, so that a root
         FSDP group holds it whole."""
         embedding, head = self.model.embed_tokens, self.lm_head.weight
-        self.ops.device = embedding.weight.device
+        self.ops.device, self.ops.dtype = embedding.weight.device, embedding.weight.dtype
         if self.config.tie_word_embeddings and torch.is_grad_enabled() and head.requires_grad:
             embedding.table, head = functions.Tied.apply(embedding.weight)
         try:

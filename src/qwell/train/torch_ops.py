@@ -28,7 +28,7 @@ class TorchOps:
 
     def __init__(self, head_dim: int, *, recompute: bool = False) -> None:
         self.head_dim, self.recompute = head_dim, recompute
-        self.device = torch.device("cpu")
+        self.device, self.dtype = torch.device("cpu"), torch.float32  # of the weights
 
     def block(self, fn: Callable[..., Tensor], w: Any, *args: Any) -> Tensor:
         y: Tensor = w(fn, self, *args)
@@ -54,11 +54,12 @@ class TorchOps:
         return x.view(len(x), -1, self.head_dim)
 
     def rope(self, x: Tensor, angles: Angles) -> Tensor:
-        y: Tensor = functions.Rope.apply(x, *angles)
+        y: Tensor = functions.Rope.apply(x, *angles, self.dtype)
         return y
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, batch: Batch, layer: int) -> Tensor:  # noqa: ARG002
         assert batch.kv is None, "training keeps no cache"
+        v = v.to(q.dtype)
         if kernels.takes(q, k, v):
             splits = torch.from_numpy(batch.row_splits.astype(np.int32))
             y: Tensor = functions.Attention.apply(q, k, v, splits)
@@ -66,7 +67,7 @@ class TorchOps:
         return ragged_attention(q, k, v, batch.spans()).reshape(len(q), -1)
 
     def silu_mul(self, gate: Tensor, up: Tensor) -> Tensor:
-        y: Tensor = functions.SiluMul.apply(gate, up)
+        y: Tensor = functions.SiluMul.apply(gate, up, self.dtype)
         return y
 
     def select(self, x: Tensor, batch: Batch) -> Tensor:
