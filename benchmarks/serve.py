@@ -4,7 +4,8 @@
 
 Both servers stay loaded, as does the model here for LLM.generate; they take turns in every round.
 llama.cpp's server has a slot for each client and first tries its settings. The last line is one
-JSON object. Its server is built once from the sources of its Python package, in build/peers.
+JSON object. Its server is built once from the sources of its Python package, in build/peers
+(QWELL_PEERS names another folder).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -35,7 +37,9 @@ from qwell.engine.memory import Room
 from qwell.engine.types import SamplingParams
 from qwell.hub.resolve import resolve
 
-ROOT = Path(__file__).parents[1] / "build" / "peers"
+ROOT = Path(
+    os.environ.get("QWELL_PEERS") or Path(__file__).parents[1] / "build" / "peers"
+).absolute()
 SETTINGS = [
     ["-fa", attention, unified] for attention in ("on", "off") for unified in ("-no-kvu", "-kvu")
 ]
