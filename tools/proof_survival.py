@@ -45,12 +45,17 @@ def life(config: PretrainConfig, log: Path) -> int:
         os._exit(1)
 
 
+def last_words(log: Path) -> str:
+    """The end of what the lives said; the file goes with its folder."""
+    return "\n".join(log.read_text().splitlines()[-5:])
+
+
 def whole_life(config: PretrainConfig, log: Path) -> float:
     """Runs to the end; how long it took. Raises RuntimeError if it does not end well."""
     start = time.perf_counter()
     _, status = os.waitpid(life(config, log), 0)
     if status:
-        raise RuntimeError(f"a life ended with status {status}: see {log}")
+        raise RuntimeError(f"a life ended with status {status}: {last_words(log)}")
     return time.perf_counter() - start
 
 
@@ -90,7 +95,7 @@ def survive(
             if not ended:
                 _, status = os.waitpid(child, 0)
             if status:
-                raise RuntimeError(f"a life ended with status {status}: see {log}")
+                raise RuntimeError(f"a life ended with status {status}: {last_words(log)}")
             break
         if curve(run) != expected:
             raise RuntimeError(f"run {runs}: the curve is not that of the whole run: {run}")
