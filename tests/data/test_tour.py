@@ -64,6 +64,18 @@ def test_near_copies_do_not_cross_the_split(tmp_path: Path, root: Path) -> None:
     assert made.skipped["near duplicates"] >= 1
 
 
+def test_long_files_are_learnt_in_pieces(tmp_path: Path, root: Path) -> None:
+    """In lines, without loss; what is held out stays whole."""
+    made = gather(tmp_path / "out", max_bytes=10_000_000, roots=[root])
+    whole = (root / "long.py").read_text()
+    pieces = [
+        r["text"] for r in lines(made.train) + lines(made.test) if r["path"].endswith("long.py")
+    ]
+    assert "".join(pieces) == whole
+    assert is_held_out(whole) or 20 < len(pieces) < 30
+    assert all(len(piece) <= 4000 and piece.endswith("\n") for piece in pieces)
+
+
 def test_this_machine_has_text(tmp_path: Path) -> None:
     assert places()
     with pytest.raises(DataError, match="no source code"):

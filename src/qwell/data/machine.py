@@ -3,7 +3,9 @@
 The standard library, the installed packages and /usr/share/doc. Whole files, chosen by the hash of
 their content until there is enough, so neither the order of folders nor the name of the machine
 matters; one in `held_out` of them, by the same hash, is test data. Duplicates are dropped before
-the split, near ones too: a test file has no twin in training.
+the split, near ones too: a test file has no twin in training. What is learnt from is cut into
+pieces, which are shuffled like documents: the rows of one long file, step after step, would teach
+a small model that file and little else.
 """
 
 from __future__ import annotations
@@ -30,11 +32,13 @@ _NAMES = ("readme", "copyright", "license", "changelog", "news", "authors", "tod
 _SKIPPED = frozenset({"__pycache__", "node_modules", "idle_test", "site-packages", "test", "tests"})
 MIN_BYTES, MAX_BYTES = 200, 200_000
 """Of a file: shorter ones say nothing, longer ones are tables."""
+PIECE = 4_000
+"""Characters of a piece of training text, at most: about a row of 1,024 tokens."""
 
 
 @dataclass
 class Gathered:
-    """`train` and `test`: JSON lines with text, kind ("code" or "prose") and path."""
+    """`train` (in pieces) and `test`: JSON lines with text, kind ("code" or "prose") and path."""
 
     train: Path
     test: Path
@@ -163,4 +167,17 @@ def _lines(cleaned: Cleaned, split: str, kinds: dict[str, str], made: Gathered) 
         name = f"{split} {kind}"
         made.documents[name] = made.documents.get(name, 0) + 1
         made.bytes[name] = made.bytes.get(name, 0) + len(record.value.encode())
-        yield json.dumps({"text": record.value, "kind": kind, "path": record.place})
+        for text in _pieces(record.value) if split == "train" else [record.value]:
+            yield json.dumps({"text": text, "kind": kind, "path": record.place})
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Text in pieces of up to PIECE characters that end with a line, a longer line being one."""
+    begin = 0
+    while len(text) - begin > PIECE:
+        end = text.rfind("\n", begin, begin + PIECE) + 1 or text.find("\n", begin) + 1
+        if end <= begin:
+            break
+        yield text[begin:end]
+        begin = end
+    yield text[begin:]

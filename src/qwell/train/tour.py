@@ -201,7 +201,7 @@ def pretrain_config(config: TourConfig, out: Path, steps: int) -> PretrainConfig
         context=1024,
         micro_batches=4,
         steps=steps,
-        lr=3e-3,
+        lr=2e-3,
         lr_final=1e-4,
         schedule="wsd",
         decay_share=0.4,
