@@ -82,7 +82,9 @@ class Server:
                 return
             except OSError:
                 await asyncio.sleep(0.2)
-        raise SystemExit("the server does not start")
+            if self.process.poll() is not None:
+                break
+        raise SystemExit(f"the server does not start: {self._log.read_text().strip()}")
 
     async def metrics(self) -> dict[str, float]:
         reader, writer = await asyncio.open_connection("127.0.0.1", PORT)
@@ -105,7 +107,7 @@ class Server:
 
 
 async def overload(args: argparse.Namespace) -> bool:
-    server = Server(args.model, "--max-wait", "4", "--kv-budget", "256MB")
+    server = Server(args.model, "--max-wait", "4", "--kv-budget", "256MB", "--ctx", "4096")
     await server.ready()
     begin, tasks = time.perf_counter(), 48
     await asyncio.gather(*(ask(body_of(i, 64, 16)) for i in range(tasks)))
