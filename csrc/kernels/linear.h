@@ -14,7 +14,7 @@ namespace {
 using namespace qwell;
 
 // A panel is a stream: lines are asked for so far ahead that memory, not its latency, is the limit.
-// Measured on two CPUs (LOG.md, 2026-11-26): into the second-level cache, 3 KB.
+// Measured on a CPU without AMX (LOG.md, 2026-11-26): into the second-level cache, 3 KB.
 inline constexpr int kAhead = 3072;
 inline void prefetch_ahead(const uint8_t* p, int lines) {
   for (int i = 0; i < lines; i++) V::prefetch(p + kAhead + 64 * i);

@@ -84,18 +84,25 @@ void store(const __m512i (&r)[16], uint8_t* out) {
 
 // Steps of the first pair of operands; those of the second come after.
 int first_steps(const Gemm& g) { return div_up(g.k, kStep); }
+// Where a step reads: of the first pair or of the second, from k on, with so many k left.
+struct Place {
+  Place(const Gemm& g, int step) : second(step >= first_steps(g)) {
+    k = kStep * (second ? step - first_steps(g) : step), left = (second ? g.k2 : g.k) - k;
+  }
+  bool second;
+  int k, left;
+};
 
 // Sixteen rows of A from row m, the 32 k of a step.
 void pack_a(const Gemm& g, int m, int step, uint8_t* out) {
   __m512i r[16];
-  const bool second = step >= first_steps(g);
-  const Bf16Matrix& a = second ? g.a2 : g.a;
-  const int k = kStep * (second ? step - first_steps(g) : step), left = (second ? g.k2 : g.k) - k;
-  const uint16_t* p = a.data + m * a.row + k * a.column;
+  const Place at(g, step);
+  const Bf16Matrix& a = at.second ? g.a2 : g.a;
+  const uint16_t* p = a.data + m * a.row + at.k * a.column;
   if (a.column == 1) {
-    load_lines(p, a.row, g.m - m, left, r);
+    load_lines(p, a.row, g.m - m, at.left, r);
   } else {
-    load_pairs(p, a.column, g.m - m, left, r);
+    load_pairs(p, a.column, g.m - m, at.left, r);
     transpose(r);
   }
   store(r, out);
@@ -104,15 +111,14 @@ void pack_a(const Gemm& g, int m, int step, uint8_t* out) {
 // Sixteen columns of B from column n, the 32 k of a step.
 void pack_b(const Gemm& g, int n, int step, uint8_t* out) {
   __m512i r[16];
-  const bool second = step >= first_steps(g);
-  const Bf16Matrix& b = second ? g.b2 : g.b;
-  const int k = kStep * (second ? step - first_steps(g) : step), left = (second ? g.k2 : g.k) - k;
-  const uint16_t* p = b.data + k * b.row + n * b.column;
+  const Place at(g, step);
+  const Bf16Matrix& b = at.second ? g.b2 : g.b;
+  const uint16_t* p = b.data + at.k * b.row + n * b.column;
   if (b.row == 1) {
-    load_lines(p, b.column, g.n - n, left, r);
+    load_lines(p, b.column, g.n - n, at.left, r);
     transpose(r);
   } else {
-    load_pairs(p, b.row, g.n - n, left, r);
+    load_pairs(p, b.row, g.n - n, at.left, r);
   }
   store(r, out);
 }
