@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 import qwell
+from qwell.engine.packed import WEIGHTS, packed_folder
+from qwell.hub.resolve import resolve
 from qwell.native import NativeModel
 from tests.checkpoint.make import random_tensors, write_gguf
 from tests.cli.tiny import Run, config, tree
 
 
-def test_facts_of_a_folder(run: Run, model: Path, home: Path) -> None:
+def test_facts_of_a_folder(run: Run, model: Path) -> None:
     facts = run("show", model, "--json").json
     assert facts["on_this_machine"] is True and facts["chat_template"] is True
     assert facts["context"] == 512
@@ -22,7 +24,7 @@ def test_facts_of_a_folder(run: Run, model: Path, home: Path) -> None:
         facts["kv_bytes_per_1k_tokens"] == 1024 * 2 * 2 * 2 * 16 * 2
     )  # layers, kv, heads, H, bf16
     assert facts["sampling"]["eos_token_ids"] == [258]
-    packed = next(home.rglob("weights.bin")).stat().st_size
+    packed = (packed_folder(resolve(str(model))) / WEIGHTS).stat().st_size
     assert packed * 0.9 < facts["weight_bytes"] <= packed
 
 
