@@ -34,8 +34,9 @@ struct Rows8 {
   V::B row[8];
 };
 
-// How a panel is read: packed blocks of format F, or the unpacked panel made from one.
-template <Format F>
+// How a panel is read: packed blocks of format F, or the unpacked panel made from one. A stream asks
+// for what it reads next.
+template <Format F, bool kStream = true>
 struct Packed {
   using T = Traits<F>;
   using L = Block<F>;
@@ -49,7 +50,7 @@ struct Packed {
 
   QWELL_INLINE Rows8 rows(int g, int half) const {
     const uint8_t* p = block(g) + (g % (L::inputs / kGroup)) * L::group_bytes;
-    prefetch_ahead(block(g) + (g % (L::inputs / kGroup) * 2 + half) * kShare, kLines);
+    if constexpr (kStream) prefetch_ahead(block(g) + (g % (L::inputs / kGroup) * 2 + half) * kShare, kLines);
     Rows8 r;
     if constexpr (bits == 8) {
       for (int i = 0; i < 8; i++) r.row[i] = V::loadb(p + half * 512 + 64 * i);
@@ -120,16 +121,17 @@ struct Unpacked {
   V::F scale(int g, int sub, int half) const { return V::load(scales + index(g, sub, half)); }
   V::F min(int g, int sub, int half) const { return V::load(minima + index(g, sub, half)); }
 
-  static void fill(const uint8_t* panel, int k, uint8_t* scratch) {
-    Packed<F> from{panel};
-    Unpacked to(scratch, k);
-    for (int g = 0; g < k / kGroup; g++)
+  // Groups [first, end) of the panel.
+  void fill(const uint8_t* panel, int first, int end) const {
+    const Packed<F, false> from{panel};
+    for (int g = first; g < end; g++)
       for (int half = 0; half < 2; half++) {
         Rows8 r = from.rows(g, half);
-        for (int i = 0; i < 8; i++) V::storeb(scratch + (2 * int64_t(g) + half) * 512 + 64 * i, r.row[i]);
+        for (int i = 0; i < 8; i++)
+          V::storeb(const_cast<uint8_t*>(bytes) + (2 * int64_t(g) + half) * 512 + 64 * i, r.row[i]);
         for (int sub = 0; sub < kGroup / group; sub++) {
-          V::store(const_cast<float*>(to.scales) + index(g, sub, half), from.scale(g, sub, half));
-          if constexpr (mins) V::store(const_cast<float*>(to.minima) + index(g, sub, half), from.min(g, sub, half));
+          V::store(const_cast<float*>(scales) + index(g, sub, half), from.scale(g, sub, half));
+          if constexpr (mins) V::store(const_cast<float*>(minima) + index(g, sub, half), from.min(g, sub, half));
         }
       }
   }
@@ -189,15 +191,36 @@ template <class W>
   V::store(tile, acc[0][0]), V::store(tile + kLanes, acc[0][1]);
 }
 
+// The panel that follows, asked for line by line while this one is multiplied.
+struct Ahead {
+  const uint8_t *next, *end;
+  int lines;  // with every group
+  QWELL_INLINE void step() {
+    if (next >= end) return;
+    for (int i = 0; i < lines; i++) V::prefetch(next + 64 * i);
+    next += 64 * lines;
+  }
+};
+
+// Groups [first, end) of a panel against M rows, added to `tile` unless first is 0.
 template <class W, int M>
-inline void dot_panel(const W& w, int k, const Row* x, float* tile, int64_t stride) {
+inline void dot_groups(const W& w, int first, int end, const Row* x, float* tile, int64_t stride, Ahead* ahead) {
   V::F acc[M][2];
-  for (int m = 0; m < M; m++) acc[m][0] = acc[m][1] = V::set1(0.0f);
-  for (int g = 0; g < k / kGroup; g++)
+  for (int m = 0; m < M; m++)
+    for (int half = 0; half < 2; half++)
+      acc[m][half] = first ? V::load(tile + m * stride + half * kLanes) : V::set1(0.0f);
+  for (int g = first; g < end; g++) {
+    if (ahead) ahead->step();
 #pragma GCC unroll 2
     for (int half = 0; half < 2; half += V::kHalves) add_group<false, W, M, V::kHalves>(w, g, g, half, x, acc);
+  }
   for (int m = 0; m < M; m++)
     for (int half = 0; half < 2; half++) V::store(tile + m * stride + half * kLanes, acc[m][half]);
+}
+
+template <class W, int M>
+inline void dot_panel(const W& w, int k, const Row* x, float* tile, int64_t stride) {
+  dot_groups<W, M>(w, 0, k / kGroup, x, tile, stride, nullptr);
   for (int m = 0; m < M; m++)
     if (x[m].loud[0]) add_rests(w, x[m], tile + m * stride);
 }
@@ -212,22 +235,42 @@ inline void dot_few(const W& w, int k, const Row* x, int m, float* tile, int64_t
   }
 }
 
+// Groups of a panel that stay in the first-level cache, unpacked, while all rows pass.
+inline constexpr int kChunk = 28;
+
+// More rows than four: `w` reads the panel, fill(first, end) makes groups of it ready to be read.
+template <class W, class Fill>
+inline void dot_many(const W& w, int k, const Row* x, int rows, float* tile, int64_t stride, Ahead ahead,
+                     const Fill& fill) {
+  // The last block of four reaches back over rows already done: the same bits once more, put elsewhere.
+  float again[4 * kPanel];
+  const int whole = rows / 4 * 4, groups = k / kGroup;
+  for (int g = 0; g < groups; g += kChunk) {
+    const int end = std::min(g + kChunk, groups);
+    fill(g, end);
+    for (int r = 0; r < whole; r += 4) dot_groups<W, 4>(w, g, end, x + r, tile + r * stride, stride, &ahead);
+    if (whole < rows) dot_groups<W, 4>(w, g, end, x + rows - 4, again, kPanel, &ahead);
+  }
+  for (int r = whole; r < rows; r++)
+    std::memcpy(tile + r * stride, again + (r - rows + 4) * kPanel, kPanel * sizeof(float));
+  for (int r = 0; r < rows; r++)
+    if (x[r].loud[0]) add_rests(w, x[r], tile + r * stride);
+}
+
 template <Format F>
 void linear_integer(const uint8_t* panel, int k, const Row* x, int rows, float* tile, int64_t stride,
                     uint8_t* scratch) {
   if (rows <= 0) return;
   if (rows <= 4) return dot_few<Packed<F>>({panel}, k, x, rows, tile, stride);
-  Unpacked<F>::fill(panel, k, scratch);
-  Unpacked<F> w(scratch, k);
   // Memory has nothing to do while the rows pass: they ask for the panel that follows.
   const int64_t bytes = int64_t(k) / Block<F>::inputs * Block<F>::bytes;
-  const int lines = int((bytes / 64 * 4 + rows - 1) / rows);
-  const uint8_t* next = panel + bytes;
-  // The last block of four reaches back over rows already done: the same bits once more.
-  for (int r = 0; r < rows; r += 4) {
-    const int first = rows - r < 4 ? rows - 4 : r;
-    for (int i = 0; i < lines; i++, next += 64) V::prefetch(next);
-    dot_panel<Unpacked<F>, 4>(w, k, x + first, tile + first * stride, stride);
+  const int64_t steps = int64_t(k / kGroup) * (rows / 4);
+  const Ahead ahead{panel + bytes, panel + 2 * bytes, int((bytes / 64 + steps - 1) / steps)};
+  if constexpr (Traits<F>::bits == 8) {
+    dot_many(Packed<F, false>{panel}, k, x, rows, tile, stride, ahead, [](int, int) {});
+  } else {
+    const Unpacked<F> w(scratch, k);
+    dot_many(w, k, x, rows, tile, stride, ahead, [&](int first, int end) { w.fill(panel, first, end); });
   }
 }
 
