@@ -83,6 +83,7 @@ struct Row {
   int8_t* q;      // [k]
   float* scale;   // [k / 32]
   int32_t* sum;   // [k / 16], sums of q
+  float* scaled;  // [k / 32], scale * sum over the group: what minima are multiplied with
   int32_t* loud;  // [1 + k / 32]: how many groups are loud, then which, ascending
   // Of the loud groups, one behind the other:
   int8_t* rest;       // [32 * loud]

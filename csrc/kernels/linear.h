@@ -14,8 +14,8 @@ namespace {
 using namespace qwell;
 
 // A panel is a stream: lines are asked for so far ahead that memory, not its latency, is the limit.
-// Measured on a CPU without AMX (LOG.md, 2026-11-26): into the second-level cache, 3 KB.
-inline constexpr int kAhead = 3072;
+// Into the second-level cache; the distance is a compromise between two kinds of CPU (LOG.md, 2026-11-26).
+inline constexpr int kAhead = 4608;
 inline void prefetch_ahead(const uint8_t* p, int lines) {
   for (int i = 0; i < lines; i++) V::prefetch(p + kAhead + 64 * i);
 }
@@ -170,11 +170,12 @@ QWELL_INLINE void add_group(const W& w, int g, int place, int half, const Row* x
 #pragma GCC unroll 4
     for (int m = 0; m < M; m++) {
       const float s = (rest ? x[m].rest_scale : x[m].scale)[place];
+      const float scaled = !rest && W::group == kGroup ? x[m].scaled[place] : float(total[m]) * s;
 #pragma GCC unroll 2
       for (int h = 0; h < H; h++) {
         V::F& sum = acc[m][half + h];
         sum = V::fma(V::to_float(dot[m][h]), V::mul(scale[h], V::set1(s)), sum);
-        if constexpr (W::mins) sum = V::fma(min[h], V::set1(float(total[m]) * s), sum);
+        if constexpr (W::mins) sum = V::fma(min[h], V::set1(scaled), sum);
       }
     }
   }

@@ -40,6 +40,7 @@ struct ByteTiles {
     const int8_t* q;         // of the first row
     int64_t apart;           // bytes from row to row
     const float* scale[16];  // of each row
+    const float* scaled[16];
     const int32_t* total[16];
     uint8_t *b, *c;  // operands of the steps, sums of two steps
     int ring;        // step & ring is the place of its operands
@@ -62,7 +63,7 @@ struct ByteTiles {
         p.out = tile + row * stride + p.half * kLanes;
         for (int r = 0; r < 16; r++) {  // behind the last row: any, nobody reads them
           const Row& from = x[std::min(row + r, rows - 1)];
-          p.scale[r] = from.scale, p.total[r] = from.sum;
+          p.scale[r] = from.scale, p.scaled[r] = from.scaled, p.total[r] = from.sum;
         }
         if (p.unpacks) pass<true>(p, steps);
         else pass<false>(p, steps);
@@ -137,7 +138,8 @@ struct ByteTiles {
       const V::I dot = V::loadi(reinterpret_cast<const int32_t*>(sums + group * kTileBytes + 64 * r));
       const float x = p.scale[r][g];
       sum[r] = V::fma(V::to_float(dot), V::mul(w, V::set1(x)), sum[r]);
-      if constexpr (W::mins) sum[r] = V::fma(min, V::set1(float(group_sum<W>(p.total[r], g, sub)) * x), sum[r]);
+      if constexpr (W::mins)
+        sum[r] = V::fma(min, V::set1(kWhole ? p.scaled[r][g] : float(group_sum<W>(p.total[r], g, sub)) * x), sum[r]);
     }
   }
 };

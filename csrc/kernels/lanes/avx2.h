@@ -211,7 +211,8 @@ struct V {
   static void dot_rows(I (*dot)[1], const B* const* lines, const int8_t* const* a) {
     for (int m = 0; m < M; m++) dot[m][0] = dot_lines<bits, n>(dot[m][0], lines[0], a[m]);
   }
-  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+  // In assembly: see lanes/avx512.h.
+  static void prefetch(const void* p) { asm volatile("prefetcht1 %0" ::"m"(*static_cast<const char*>(p))); }
 };
 
 }  // namespace

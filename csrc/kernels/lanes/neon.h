@@ -192,7 +192,8 @@ struct V {
   static void dot_rows(I (*dot)[1], const B* const* lines, const int8_t* const* a) {
     for (int m = 0; m < M; m++) dot[m][0] = dot_lines<bits, n>(dot[m][0], lines[0], a[m]);
   }
-  static void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }  // into the second-level cache
+  // Into the second-level cache. In assembly: see lanes/avx512.h.
+  static void prefetch(const void* p) { asm volatile("prfm pldl2keep, [%0]" ::"r"(p)); }
 };
 
 }  // namespace
