@@ -38,6 +38,7 @@ struct RowOp {
   std::vector<float> weight;  // Norm
   int length = 0;             // Norm: columns per norm
   float eps = 0;
+  bool moves() const { return kind == SiluMul || kind == Add; }  // may write elsewhere than it reads
 };
 
 struct Product {

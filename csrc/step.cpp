@@ -117,7 +117,7 @@ void Worker::rows(const Phase& phase) {
     const float* x = p.row(phase.in, phase.op.kind == RowOp::Select ? step.batch.out_rows[r] : r);
     float* y = p.row(phase.out, r);
     if (x != y) std::memcpy(y, x, width * sizeof(float));
-    apply(phase.op, y, phase.op.other >= 0 ? p.row(phase.op.other, r) : nullptr, r, 0, width);
+    apply(phase.op, y, phase.op.other >= 0 ? p.row(phase.op.other, r) : nullptr, r, 0, width, y);
   }
 }
 

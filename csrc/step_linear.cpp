@@ -221,16 +221,15 @@ struct Worker::Linear {
     const Product& product = this->product(pass);
     const Result own = result(product, 0);
     const Result other = partner(pass) ? result(*partner(pass), 1) : Result{nullptr, 0};
-    const bool dense = own.stride == unit.columns;  // rows in one piece, as one long row
-    for (const RowOp& op : product.epilogue) {
-      if (dense && op.kind == RowOp::SiluMul) {
-        kernels.silu_mul(own.y, other.y, n * unit.columns, own.y);
-        continue;
+    const bool direct = product.dest == Product::Slot && !product.epilogue.empty() && product.epilogue.back().moves();
+    for (const RowOp& op : product.epilogue)
+      for (int i = 0; i < n; i++) {
+        const int r = batch_row(first + i);
+        float* y = own.y + i * own.stride;
+        float* to = direct && &op == &product.epilogue.back() ? p.row(product.slot, r) + unit.column : y;
+        worker.apply(op, y, other.y + i * other.stride, r, unit.column, unit.columns, to);
       }
-      for (int i = 0; i < n; i++)
-        worker.apply(op, own.y + i * own.stride, other.y + i * other.stride, batch_row(first + i), unit.column,
-                     unit.columns);
-    }
+    if (direct) return;
     for (int i = 0; i < n; i++) deliver(product, own.y + i * own.stride, batch_row(first + i), unit);
   }
 

@@ -35,12 +35,12 @@ struct Worker {
     return {int(int64_t(n) * id / threads), int(int64_t(n) * (id + 1) / threads)};
   }
 
-  // A row op on columns [column, column + columns) of row r, in place.
-  void apply(const RowOp& op, float* y, const float* up, int r, int column, int columns) {
+  // A row op on columns [column, column + columns) of row r: y in place, unless the op moves them.
+  void apply(const RowOp& op, float* y, const float* up, int r, int column, int columns, float* to) {
     const int H = p.shape.head_dim;
     switch (op.kind) {
-      case RowOp::Add: return kernels.add(y, p.row(op.other, r) + column, columns, y);
-      case RowOp::SiluMul: return kernels.silu_mul(y, up, columns, y);
+      case RowOp::Add: return kernels.add(y, p.row(op.other, r) + column, columns, to);
+      case RowOp::SiluMul: return kernels.silu_mul(y, up, columns, to);
       case RowOp::Rope:
         for (int c = 0; c < columns; c += H) kernels.rope(y + c, H, p.row(op.other, r), p.row(op.other, r) + H / 2);
         return;

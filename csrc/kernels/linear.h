@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstring>
+#include <type_traits>
 
 #include "../kernels.h"
 
@@ -96,42 +97,46 @@ struct Packed {
   static int sub_index(int g, int sub) { return ((g % (L::inputs / kGroup)) * (kGroup / group) + sub) * kPanel; }
 };
 
-// Layout of the unpacked panel: [g][half][8 rows][64] bytes, then floats [g][sub][half][16] of
+// Groups of a panel that stay in the first-level cache, unpacked, beside the packed ones and some rows.
+inline constexpr int kChunk = 14;
+
+// One chunk of a panel, unpacked: [g][half][8 rows][64] bytes, then floats [g][sub][half][16] of
 // scales and, at the same place in a second array, minima.
 template <Format F>
 struct Unpacked {
   using T = Traits<F>;
   static constexpr int bits = T::bits, zero = T::zero, group = T::group;
   static constexpr bool mins = T::mins;
-  const uint8_t* bytes;
-  const float* scales;
-  const float* minima;
+  uint8_t* bytes;
+  float *scales, *minima;
+  int first = 0;  // group of the panel
 
-  Unpacked(uint8_t* scratch, int k)
+  explicit Unpacked(uint8_t* scratch)
       : bytes(scratch),
-        scales(reinterpret_cast<float*>(scratch + int64_t(k) * kPanel)),
-        minima(scales + int64_t(k / kLanes) * kPanel) {}
+        scales(reinterpret_cast<float*>(scratch + kChunk * kGroup * kPanel)),
+        minima(scales + kChunk * (kGroup / kLanes) * kPanel) {}
 
+  uint8_t* lines(int g, int half) const { return bytes + (2 * int64_t(g - first) + half) * 512; }
   Rows8 rows(int g, int half) const {
     Rows8 r;
-    for (int i = 0; i < 8; i++) r.row[i] = V::loadb(bytes + (2 * int64_t(g) + half) * 512 + 64 * i);
+    for (int i = 0; i < 8; i++) r.row[i] = V::loadb(lines(g, half) + 64 * i);
     return r;
   }
-  static int64_t index(int g, int sub, int half) { return ((int64_t(g) * (kGroup / group) + sub) * 2 + half) * kLanes; }
+  int64_t index(int g, int sub, int half) const {
+    return ((int64_t(g - first) * (kGroup / group) + sub) * 2 + half) * kLanes;
+  }
   V::F scale(int g, int sub, int half) const { return V::load(scales + index(g, sub, half)); }
   V::F min(int g, int sub, int half) const { return V::load(minima + index(g, sub, half)); }
 
-  // Groups [first, end) of the panel.
-  void fill(const uint8_t* panel, int first, int end) const {
-    const Packed<F, false> from{panel};
-    for (int g = first; g < end; g++)
+  void fill(const Packed<F, false>& from, int begin, int end) {
+    first = begin;
+    for (int g = begin; g < end; g++)
       for (int half = 0; half < 2; half++) {
-        Rows8 r = from.rows(g, half);
-        for (int i = 0; i < 8; i++)
-          V::storeb(const_cast<uint8_t*>(bytes) + (2 * int64_t(g) + half) * 512 + 64 * i, r.row[i]);
+        const Rows8 r = from.rows(g, half);
+        for (int i = 0; i < 8; i++) V::storeb(lines(g, half) + 64 * i, r.row[i]);
         for (int sub = 0; sub < kGroup / group; sub++) {
-          V::store(const_cast<float*>(scales) + index(g, sub, half), from.scale(g, sub, half));
-          if constexpr (mins) V::store(const_cast<float*>(minima) + index(g, sub, half), from.min(g, sub, half));
+          V::store(scales + index(g, sub, half), from.scale(g, sub, half));
+          if constexpr (mins) V::store(minima + index(g, sub, half), from.min(g, sub, half));
         }
       }
   }
@@ -236,26 +241,24 @@ inline void dot_few(const W& w, int k, const Row* x, int m, float* tile, int64_t
   }
 }
 
-// Groups of a panel that stay in the first-level cache, unpacked, while all rows pass.
-inline constexpr int kChunk = 28;
-
-// More rows than four: `w` reads the panel, fill(first, end) makes groups of it ready to be read.
-template <class W, class Fill>
-inline void dot_many(const W& w, int k, const Row* x, int rows, float* tile, int64_t stride, Ahead ahead,
-                     const Fill& fill) {
+// More rows than four, chunk by chunk: `from` is the packed panel, W reads a chunk of it.
+template <class P, class W>
+inline void dot_many(const P& from, W w, int k, const Row* x, int rows, float* tile, int64_t stride, Ahead ahead) {
   // The last block of four reaches back over rows already done: the same bits once more, put elsewhere.
   float again[4 * kPanel];
+  constexpr bool unpacks = !std::is_same_v<P, W>;
+  constexpr int chunk = unpacks ? kChunk : 2 * kChunk;
   const int whole = rows / 4 * 4, groups = k / kGroup;
-  for (int g = 0; g < groups; g += kChunk) {
-    const int end = std::min(g + kChunk, groups);
-    fill(g, end);
+  for (int g = 0; g < groups; g += chunk) {
+    const int end = std::min(g + chunk, groups);
+    if constexpr (unpacks) w.fill(from, g, end);
     for (int r = 0; r < whole; r += 4) dot_groups<W, 4>(w, g, end, x + r, tile + r * stride, stride, &ahead);
     if (whole < rows) dot_groups<W, 4>(w, g, end, x + rows - 4, again, kPanel, &ahead);
   }
   for (int r = whole; r < rows; r++)
     std::memcpy(tile + r * stride, again + (r - rows + 4) * kPanel, kPanel * sizeof(float));
   for (int r = 0; r < rows; r++)
-    if (x[r].loud[0]) add_rests(w, x[r], tile + r * stride);
+    if (x[r].loud[0]) add_rests(from, x[r], tile + r * stride);
 }
 
 template <Format F>
@@ -267,12 +270,9 @@ void linear_integer(const uint8_t* panel, int k, const Row* x, int rows, float* 
   const int64_t bytes = int64_t(k) / Block<F>::inputs * Block<F>::bytes;
   const int64_t steps = int64_t(k / kGroup) * (rows / 4);
   const Ahead ahead{panel + bytes, panel + 2 * bytes, int((bytes / 64 + steps - 1) / steps)};
-  if constexpr (Traits<F>::bits == 8) {
-    dot_many(Packed<F, false>{panel}, k, x, rows, tile, stride, ahead, [](int, int) {});
-  } else {
-    const Unpacked<F> w(scratch, k);
-    dot_many(w, k, x, rows, tile, stride, ahead, [&](int first, int end) { w.fill(panel, first, end); });
-  }
+  const Packed<F, false> from{panel};
+  if constexpr (Traits<F>::bits == 8) dot_many(from, from, k, x, rows, tile, stride, ahead);  // as it is read
+  else dot_many(from, Unpacked<F>(scratch), k, x, rows, tile, stride, ahead);
 }
 
 struct LoadF32 {
