@@ -29,7 +29,8 @@ static void bind_cpu(nb::module_& m) {
   m.def("cpu_features", [] {
     const Cpu& c = cpu();
     nb::dict d;
-    d["avx2"] = c.avx2, d["fma"] = c.fma, d["f16c"] = c.f16c, d["avx512"] = c.avx512;
+    d["avx2"] = c.avx2, d["fma"] = c.fma, d["f16c"] = c.f16c, d["avx_vnni"] = c.avx_vnni;
+    d["avx512"] = c.avx512;
     d["avx512_vnni"] = c.avx512_vnni, d["avx512_bf16"] = c.avx512_bf16;
     d["amx_int8"] = c.amx_int8, d["amx_bf16"] = c.amx_bf16, d["dotprod"] = c.dotprod;
     return d;

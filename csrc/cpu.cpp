@@ -36,7 +36,10 @@ static Cpu probe() {
   result.avx512_vnni = result.avx512 && (c >> 11 & 1);
   result.amx_int8 = tiles && (d >> 25 & 1);
   result.amx_bf16 = tiles && (d >> 22 & 1);
-  if (a >= 1 && __get_cpuid_count(7, 1, &a1, &b1, &c1, &d1)) result.avx512_bf16 = result.avx512 && (a1 >> 5 & 1);
+  if (a >= 1 && __get_cpuid_count(7, 1, &a1, &b1, &c1, &d1)) {
+    result.avx_vnni = ymm && (a1 >> 4 & 1);
+    result.avx512_bf16 = result.avx512 && (a1 >> 5 & 1);
+  }
   return result;
 }
 #elif defined(__aarch64__)
@@ -64,6 +67,7 @@ std::vector<std::string> isa_available() {
   if (c.dotprod) names.push_back("dotprod");
   const bool avx2 = c.avx2 && c.fma && c.f16c;
   if (avx2) names.push_back("avx2");
+  if (avx2 && c.avx_vnni) names.push_back("avxvnni");
   if (avx2 && c.avx512_vnni) names.push_back("avx512");
   if (names.back() == "avx512" && amx_status() == "ok") names.push_back("amx");
   return names;

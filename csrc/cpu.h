@@ -8,9 +8,9 @@
 namespace qwell {
 
 struct Cpu {
-  bool avx2, fma, f16c, avx512, avx512_vnni, avx512_bf16, amx_int8, amx_bf16, dotprod;
+  bool avx2, fma, f16c, avx_vnni, avx512, avx512_vnni, avx512_bf16, amx_int8, amx_bf16, dotprod;
 };
 const Cpu& cpu();
-std::vector<std::string> isa_available();  // scalar, avx2, avx512, amx; neon, dotprod: those that run here
+std::vector<std::string> isa_available();  // scalar, avx2, avxvnni, avx512, amx; neon, dotprod: those that run here
 
 }  // namespace qwell

@@ -38,6 +38,7 @@ const Kernels& kernels_named(const std::string& name) {
     if (name == "scalar") return kScalarKernels;
 #if defined(__x86_64__)
     if (name == "avx2") return kAvx2Kernels;
+    if (name == "avxvnni") return kAvxVnniKernels;
     if (name == "avx512") return kAvx512Kernels;
     static const Kernels amx = with_tiles(kAvx512Kernels, "amx", kAmxTiles);
     return amx;

@@ -263,6 +263,7 @@ inline int64_t unpacked_bytes(int k) {
 extern const Kernels kScalarKernels;
 #if defined(__x86_64__)
 extern const Kernels kAvx2Kernels;
+extern const Kernels kAvxVnniKernels;
 extern const Kernels kAvx512Kernels;
 extern const TileKernels kAmxTiles;             // the instructions: AMX_BF16 over AVX-512 with BF16
 extern const TileKernels kEmulatedAvx512Tiles;  // their emulation over the same lanes, for tests

@@ -61,7 +61,16 @@ void int8(int64_t rounds) {  // bytes to pairs to fours, as the kernels do witho
   run_chains<8>(rounds, _mm256_setzero_si256(), _mm256_set1_epi8(77), _mm256_set1_epi8(-55), op);
 }
 
+void int8_vnni(int64_t rounds) {
+  const auto op = [](__m256i sum, __m256i a, __m256i b) {
+    __asm__ volatile("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+    return sum;
+  };
+  run_chains<12>(rounds, _mm256_setzero_si256(), _mm256_set1_epi8(77), _mm256_set1_epi8(-55), op);
+}
+
 constexpr ProbeLoops kLoops{read_part, {f32, 12 * 8 * 2}, {int8, 8 * 32 * 2}, {}};
+constexpr ProbeLoops kVnniLoops{read_part, kLoops.f32, {int8_vnni, 12 * 32 * 2}, {}};
 }  // namespace
 }  // namespace avx2
 #pragma GCC pop_options
@@ -130,6 +139,7 @@ constexpr ProbeLoops kLoops{read_part, neon::kLoops.f32, {int8, 16 * 16 * 2}, {}
 ProbeLoops probe_loops([[maybe_unused]] const std::string& isa) {
 #if defined(__x86_64__)
   if (isa == "avx2") return avx2::kLoops;
+  if (isa == "avxvnni") return avx2::kVnniLoops;
   if (isa != "scalar" && cpu().avx512_vnni) {
     ProbeLoops loops = avx512::kLoops;
     if (!cpu().avx512_bf16) loops.bf16 = {};

@@ -36,6 +36,13 @@ def test_quota_cuts_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_threads() == 1
 
 
+def test_avxvnni_is_what_cpuid_says() -> None:
+    features = _core.cpu_features()
+    needed = ("avx2", "fma", "f16c", "avx_vnni")
+    listed = "avxvnni" in _core.isa_available()
+    assert listed == all(features.get(name, False) for name in needed)
+
+
 def test_avx512_needs_avx2() -> None:
     if "avx512" in _core.isa_available():
         assert "avx2" in _core.isa_available()

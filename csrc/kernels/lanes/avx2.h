@@ -1,4 +1,5 @@
-// Sixteen lanes in two 256-bit registers: AVX2 with FMA and F16C.
+// Sixteen lanes in two 256-bit registers: AVX2 with FMA and F16C. With QWELL_AVX_VNNI defined the
+// dot products are AVX-VNNI's.
 #pragma once
 
 #include <immintrin.h>
@@ -173,6 +174,26 @@ struct V {
     return {_mm256_or_si256(x.a, masked(move<4 - 2 * R>(plane.a), 48)),
             _mm256_or_si256(x.b, masked(move<4 - 2 * R>(plane.b), 48))};
   }
+#if defined(QWELL_AVX_VNNI)
+  template <int bits>
+  static I start(int zero, int32_t total) {
+    return set1i(-zero * total);
+  }
+  // dot[m] += lines . a[m]: M rows against one half, line after line.
+  template <int bits, int n, int M>
+  [[gnu::always_inline]] static void dot_rows(I (*dot)[1], const B* const* lines, const int8_t* const* a) {
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++)
+#pragma GCC unroll 4
+      for (int m = 0; m < M; m++) {
+        int32_t four;
+        std::memcpy(&four, a[m] + 4 * i, 4);
+        const __m256i fours = _mm256_set1_epi32(four);
+        dot[m][0].a = _mm256_dpbusd_avx_epi32(dot[m][0].a, lines[0][i].a, fours);
+        dot[m][0].b = _mm256_dpbusd_avx_epi32(dot[m][0].b, lines[0][i].b, fours);
+      }
+  }
+#else
   // 8-bit weights have their zero, 128, taken off in dot_line, so their sum starts from 0.
   template <int bits>
   static I start(int zero, int32_t total) {
@@ -211,6 +232,7 @@ struct V {
   static void dot_rows(I (*dot)[1], const B* const* lines, const int8_t* const* a) {
     for (int m = 0; m < M; m++) dot[m][0] = dot_lines<bits, n>(dot[m][0], lines[0], a[m]);
   }
+#endif
   // In assembly: see lanes/avx512.h.
   static void prefetch(const void* p) { asm volatile("prefetcht1 %0" ::"m"(*static_cast<const char*>(p))); }
 };

@@ -13,7 +13,7 @@ from qwell.native.cpu import selected_isa
 if TYPE_CHECKING:
     from qwell._core import TrainKernels
 
-_WITHOUT = {"scalar", "avx2", "neon", "dotprod"}
+_WITHOUT = {"scalar", "avx2", "avxvnni", "neon", "dotprod"}
 
 
 def train_forms() -> list[str]:
