@@ -13,12 +13,9 @@ import secrets
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import count
+from itertools import accumulate, count
 from time import perf_counter
 from typing import TYPE_CHECKING
-
-import numpy as np
-from numpy.typing import NDArray
 
 from qwell.engine.grammar import GrammarCompiler
 from qwell.engine.kv_cache import PagePool, pages_for
@@ -195,7 +192,7 @@ class Engine:
         for part in parts:
             part.reply.mark_started()
         logits = self.backend.step(batch_of(parts, self._kv))
-        ends = np.cumsum([part.num_logits for part in parts])
+        ends = list(accumulate(part.num_logits for part in parts))
         for part, end in zip(parts, ends, strict=True):
             if part.reply.wants_prompt_logits:
                 part.reply.score_prompt(logits[end - part.rows : end])
@@ -209,7 +206,7 @@ class Engine:
             reply.computed = part.done  # last: an interrupt before it computes these rows again
 
     def _choose(
-        self, parts: list[Part], logits: F32, ends: NDArray[np.int64]
+        self, parts: list[Part], logits: F32, ends: list[int]
     ) -> Iterable[tuple[int | QwellError, F32]]:
         """Token and logits of every part that ends with its newest token."""
         ready = [(p.reply, end - 1) for p, end in zip(parts, ends, strict=True) if p.is_last]

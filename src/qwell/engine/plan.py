@@ -6,10 +6,8 @@ Knows replies and their pages, not who was chosen nor why.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from qwell.engine.reply import Reply
 from qwell.model.batch import Batch
@@ -56,13 +54,11 @@ def shape_of(parts: Sequence[Part]) -> Shape:
 
 def batch_of(parts: Sequence[Part], kv: Any) -> Batch:
     """The rows of all parts end to end."""
-    batch = Batch.make(
+    return Batch.make(
         [p.reply.tokens[p.first : p.done] for p in parts],
         past=[p.first for p in parts],
         prompt_len=[p.reply.num_prompt for p in parts],
+        logits=[p.num_logits for p in parts],
         kv=kv,
         pages=[p.reply.lease.pages for p in parts if p.reply.lease],
     )
-    ends = batch.row_splits[1:].tolist()
-    wanted = [range(end - p.num_logits, end) for p, end in zip(parts, ends, strict=True)]
-    return replace(batch, out_rows=np.concatenate([np.array(r, np.int32) for r in wanted]))

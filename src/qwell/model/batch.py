@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from itertools import accumulate, pairwise
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,15 +58,16 @@ class Batch:
         *,
         past: Sequence[int] | None = None,
         prompt_len: Sequence[int] | None = None,
-        logits: str = "last",
+        logits: Literal["last", "all", "none"] | Sequence[int] = "last",
         kv: Any = None,
         pages: Sequence[Sequence[int]] | None = None,
     ) -> Batch:
         """Lays the new tokens `ids[s]` of every sequence end to end.
 
         past defaults to 0; prompt_len to "all of these tokens are prompt"; logits is "last"
-        (one row a sequence), "all" or "none". pages[s] lists the pages of sequence s.
-        Raises ValueError for an empty sequence or too few pages.
+        (one row a sequence), "all", "none", or how many rows of each sequence, counted from its
+        last. pages[s] lists the pages of sequence s. Raises ValueError for an empty sequence or
+        too few pages.
         """
         lens = [len(tokens) for tokens in ids]
         if not lens or min(lens) == 0:
@@ -77,23 +78,19 @@ class Batch:
             if prompt_len is not None
             else [b + n for b, n in zip(before, lens, strict=True)]
         )
-        splits = np.concatenate([[0], np.cumsum(lens)]).astype(np.int32)
-        positions = np.concatenate(
-            [np.arange(b, b + n, dtype=np.int32) for b, n in zip(before, lens, strict=True)]
-        )
-        total = int(splits[-1])
-        rows = {
-            "last": splits[1:] - 1,
-            "all": np.arange(total, dtype=np.int32),
-            "none": np.empty(0, np.int32),
-        }[logits]
+        # Lists until the end: a step waits for this, and small arrays are slow one by one.
+        splits = list(accumulate(lens, initial=0))
+        positions = [i for b, n in zip(before, lens, strict=True) for i in range(b, b + n)]
+        if isinstance(logits, str):
+            logits = {"last": [1] * len(lens), "all": lens, "none": [0] * len(lens)}[logits]
+        ends = zip(splits[1:], logits, strict=True)
         return cls(
-            input_ids=np.concatenate([np.asarray(tokens, dtype=np.int32) for tokens in ids]),
-            row_splits=splits,
-            past=np.asarray(before, dtype=np.int32),
-            prompt_len=np.asarray(prompts, dtype=np.int32),
-            positions=positions,
-            out_rows=rows,
+            input_ids=np.array([token for tokens in ids for token in tokens], np.int32),
+            row_splits=np.array(splits, np.int32),
+            past=np.array(before, np.int32),
+            prompt_len=np.array(prompts, np.int32),
+            positions=np.array(positions, np.int32),
+            out_rows=np.array([i for end, n in ends for i in range(end - n, end)], np.int32),
             kv=kv,
             page_table=_page_table(pages, before, lens) if kv is not None else None,
         )
@@ -104,10 +101,9 @@ def _page_table(
 ) -> I32:
     if pages is None or len(pages) != len(lens):
         raise ValueError("a batch with a kv cache needs the pages of every sequence")
-    table = np.full((len(pages), max(len(p) for p in pages)), -1, dtype=np.int32)
+    width = max(len(p) for p in pages)
     for s, own in enumerate(pages):
         needed = -(-(past[s] + lens[s]) // PAGE_SIZE)
         if len(own) < needed:
             raise ValueError(f"sequence {s} needs {needed} pages, has {len(own)}")
-        table[s, : len(own)] = own
-    return table
+    return np.array([[*own, *[-1] * (width - len(own))] for own in pages], np.int32)
