@@ -1,4 +1,4 @@
-# Every target sets itself up: it needs Python 3.11+ with venv, a C++20 compiler and make.
+# Every target sets itself up: it needs Python 3.11+ with venv, g++ 12 and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -89,7 +89,7 @@ clean:  ## remove what make built; the model cache stays (qwell rm removes that)
 $(VENV)/.venv-ready:
 	@command -v $(PYTHON) >/dev/null || { echo "qwell: $(PYTHON) is missing: install Python 3.11 or newer"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "qwell: $(PYTHON) is older than 3.11: set PYTHON=python3.11 or newer"; exit 1; }
-	@command -v $${CXX:-c++} >/dev/null || { echo "qwell: a C++ compiler is missing: install g++ 12 or clang 15, or newer"; exit 1; }
+	@command -v $${CXX:-c++} >/dev/null || { echo "qwell: a C++ compiler is missing: install g++ 12 or newer"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "qwell: python venv is missing: install your system's python3-venv package"; exit 1; }
 	@touch $@
 

@@ -48,11 +48,14 @@ static void linear_kernel(const std::string& isa, Format format, Bytes packed, i
     std::copy(from, from + k, store.rows[r].f32);
     if (info.integer) kernels.quantize(from, k, store.rows[r]);
   }
-  Region scratch(unpacked_bytes(k), false);
+  std::vector<uint8_t> memory_of_scratch(linear_scratch_bytes(k) + 64);  // where a sanitizer sees its end
+  void* scratch = memory_of_scratch.data();
+  size_t room = memory_of_scratch.size();
+  std::align(64, linear_scratch_bytes(k), scratch, room);
   if (kernels.tiles) kernels.tiles->begin();
   for (int p = 0; p < panels; p++)
     kernels.linear[int(format)](packed.data() + p * panel_bytes, k, store.rows.data(), rows, out.data() + p * kPanel,
-                                out.shape(1), scratch.data());
+                                out.shape(1), static_cast<uint8_t*>(scratch));
   if (kernels.tiles) kernels.tiles->end();
 }
 

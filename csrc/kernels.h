@@ -1,7 +1,7 @@
 // The contract of every kernel family: formulas with their order of operations.
 //
-// A formula fixes each result bit for bit; scalar, AVX2, AVX-512 and NEON lanes run the same formula, so
-// their results are equal, and so are results with one thread or many, one row or sixty-four.
+// A formula fixes each result bit for bit; scalar, AVX2, AVX-VNNI, AVX-512 and NEON lanes run the same
+// formula, so their results are equal, and so are results with one thread or many, one row or sixty-four.
 // `fma` is one rounding, `a + b` and `a * b` one each, never contracted. Sixteen-lane sums s[0..15]
 // fold as s[i] + s[i+8], then +4, +2, +1.
 //
@@ -79,12 +79,12 @@ namespace qwell {
 // rows of one call lie at equal distances. Tiles hold 16 rows and 64 inputs: more than 4 rows are
 // read, and what is there ignored, up to row_slack bytes behind q of the last.
 struct Row {
-  float* f32;     // [k]
-  int8_t* q;      // [k]
-  float* scale;   // [k / 32]
-  int32_t* sum;   // [k / 16], sums of q
-  float* scaled;  // [k / 32], scale * sum over the group: what minima are multiplied with
-  int32_t* loud;  // [1 + k / 32]: how many groups are loud, then which, ascending
+  float* f32;         // [k]
+  int8_t* q;          // [k]
+  float* scale;       // [k / 32]
+  int32_t* sum;       // [k / 16], sums of q
+  float* scaled_sum;  // [k / 32], scale * sum over the group, for minima; not of rests, nor of groups of 16
+  int32_t* loud;      // [1 + k / 32]: how many groups are loud, then which, ascending
   // Of the loud groups, one behind the other:
   int8_t* rest;       // [32 * loud]
   float* rest_scale;  // [loud], scale / 128
@@ -225,7 +225,8 @@ struct TileKernels {
 struct Kernels {
   const char* name;
   // tile[row * stride + column] for one panel of 32 columns. Row counts up to 4 read the packed
-  // panel once; more rows unpack it first into `scratch` (unpacked_bytes(k), 64-byte aligned).
+  // panel once; more rows read it in chunks, unpacked into `scratch` (linear_scratch_bytes(k), 64-byte
+  // aligned).
   using LinearFn = void (*)(const uint8_t* panel, int k, const Row* rows, int num_rows, float* tile, int64_t stride,
                             uint8_t* scratch);
   LinearFn linear[kNumFormats];
@@ -253,11 +254,15 @@ struct Kernels {
   const TileKernels* tiles = nullptr;  // null: prompt rows are computed like reply rows
 };
 
-// What the linear kernels want for more than four rows: a panel's bytes, then scales and minima per 16
+// Groups of 32 inputs that are unpacked together: with their packed bytes and some rows they stay in the
+// first-level cache (LOG.md, 2026-11-26, fourth stretch).
+inline constexpr int kChunkGroups = 14;
+// What the linear kernels want for more than four rows: a chunk's bytes, then its scales and minima per 16
 // inputs; or the sums of two steps over tiles of bytes, then the operands of half a panel.
-inline int64_t unpacked_bytes(int k) {
-  return std::max(int64_t(k) * kPanel + 2 * int64_t(k / kLanes) * kPanel * int64_t(sizeof(float)),
-                  8 * kTileBytes + int64_t(k + 64) * 56);
+inline int64_t linear_scratch_bytes(int k) {
+  constexpr int64_t floats = 2 * (kGroup / kLanes) * kPanel;  // of a group
+  constexpr int64_t chunk = kChunkGroups * (kGroup * kPanel + floats * int64_t(sizeof(float)));
+  return std::max(chunk, 8 * kTileBytes + int64_t(k + 64) * 56);
 }
 
 extern const Kernels kScalarKernels;

@@ -12,7 +12,7 @@ RowStore::RowStore(uint8_t* memory, int count, int k) : rows(count), k_max(k) {
   float* f32 = reinterpret_cast<float*>(take(count * n * 4));
   float* scale = reinterpret_cast<float*>(take(count * groups * 4));
   int32_t* sum = reinterpret_cast<int32_t*>(take(count * groups * 8));
-  float* scaled = reinterpret_cast<float*>(take(count * groups * 4));
+  float* scaled_sum = reinterpret_cast<float*>(take(count * groups * 4));
   int32_t* loud = reinterpret_cast<int32_t*>(take(count * (groups + 1) * 4));
   int8_t* rest = reinterpret_cast<int8_t*>(take(count * n));
   float* rest_scale = reinterpret_cast<float*>(take(count * groups * 4));
@@ -24,7 +24,7 @@ RowStore::RowStore(uint8_t* memory, int count, int k) : rows(count), k_max(k) {
                q + r * n,
                scale + r * groups,
                sum + r * 2 * groups,
-               scaled + r * groups,
+               scaled_sum + r * groups,
                loud + r * (groups + 1),
                rest + r * n,
                rest_scale + r * groups,

@@ -36,7 +36,7 @@ struct Program::Scratch {
   Scratch(const Shape& shape, int max_rows, int k, int unit)
       : few_memory(RowStore::bytes(4, k), false),
         few(few_memory.data(), 4, k),
-        unpacked_memory(unpacked_bytes(k), true),
+        linear_scratch(linear_scratch_bytes(k), true),
         tile_memory(int64_t(max_rows) * 2 * unit * 4, true),
         tile_sums(4 * sum_bytes(max_rows, unit), true),
         tile_linear(TileScratch::kLinearBytes, true),
@@ -56,7 +56,7 @@ struct Program::Scratch {
 
   Region few_memory;
   RowStore few;  // rows of a step of up to four, prepared by every thread for itself
-  Region unpacked_memory, tile_memory, tile_sums, tile_linear, tile_kernels, unpacked_pages;
+  Region linear_scratch, tile_memory, tile_sums, tile_linear, tile_kernels, unpacked_pages;
   std::vector<float> normed, partials;  // partials: of an attention item
   std::vector<float> result_rows;
   std::vector<const uint8_t*> pages;

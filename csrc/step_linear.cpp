@@ -205,7 +205,7 @@ struct Worker::Linear {
     if (rows <= 0) return;
     for (int c = 0; c < unit.columns; c += kPanel)
       kernels.linear[int(w.format)](w.packed + int64_t((unit.column + c) / kPanel) * w.panel_bytes, w.k,
-                                    x.rows.data() + begin, rows, tile + c, p.max_unit_, scratch.unpacked_memory.data());
+                                    x.rows.data() + begin, rows, tile + c, p.max_unit_, scratch.linear_scratch.data());
   }
   void add_bias(const Product& product, const Unit& unit, int n, const Result& result) {
     if (product.bias.empty()) return;
@@ -221,12 +221,14 @@ struct Worker::Linear {
     const Product& product = this->product(pass);
     const Result own = result(product, 0);
     const Result other = partner(pass) ? result(*partner(pass), 1) : Result{nullptr, 0};
-    const bool direct = product.dest == Product::Slot && !product.epilogue.empty() && product.epilogue.back().moves();
+    // The last op writes into the slot itself where it can: one copy of every result less.
+    const RowOp* last = product.epilogue.empty() ? nullptr : &product.epilogue.back();
+    const bool direct = product.dest == Product::Slot && last && last->moves();
     for (const RowOp& op : product.epilogue)
       for (int i = 0; i < n; i++) {
         const int r = batch_row(first + i);
         float* y = own.y + i * own.stride;
-        float* to = direct && &op == &product.epilogue.back() ? p.row(product.slot, r) + unit.column : y;
+        float* to = direct && &op == last ? p.row(product.slot, r) + unit.column : y;
         worker.apply(op, y, other.y + i * other.stride, r, unit.column, unit.columns, to);
       }
     if (direct) return;

@@ -2,6 +2,8 @@
 // are in step.cpp, those with matrices in step_linear.cpp.
 #pragma once
 
+#include <cassert>
+
 #include <cstring>
 #include <utility>
 
@@ -35,8 +37,10 @@ struct Worker {
     return {int(int64_t(n) * id / threads), int(int64_t(n) * (id + 1) / threads)};
   }
 
-  // A row op on columns [column, column + columns) of row r: y in place, unless the op moves them.
+  // A row op on columns [column, column + columns) of row r: from y to `to`, which is another place only
+  // for ops that move (RowOp::moves).
   void apply(const RowOp& op, float* y, const float* up, int r, int column, int columns, float* to) {
+    assert(to == y || op.moves());
     const int H = p.shape.head_dim;
     switch (op.kind) {
       case RowOp::Add: return kernels.add(y, p.row(op.other, r) + column, columns, to);

@@ -66,7 +66,7 @@ inline void quantize_group(const float* x, int g, float amax, int loud, const Ro
     to.rest_sum[2 * loud + i] = V::sumi(q);
     to.rest_scale[loud] = to.scale[g] * (1.0f / 128);
   }
-  to.scaled[g] = float(to.sum[2 * g] + to.sum[2 * g + 1]) * to.scale[g];
+  to.scaled_sum[g] = float(to.sum[2 * g] + to.sum[2 * g + 1]) * to.scale[g];
 }
 
 void quantize(const float* x, int k, const Row& to) {

@@ -29,7 +29,7 @@ struct ByteTiles {
   static constexpr int kOdd = kTileBytes - kRun;                             // where the second group's operand begins
   static constexpr int kStepBytes = kOdd + kTileBytes;                       // group 0, zeros, group 1, zeros
   static constexpr int kSums = kDots * kTileBytes;                           // int32 [group][16 rows][16 columns]
-  static_assert(2 * kSums <= 8 * kTileBytes && kStepBytes <= 56 * kInputs);  // unpacked_bytes
+  static_assert(2 * kSums <= 8 * kTileBytes && kStepBytes <= 56 * kInputs);  // linear_scratch_bytes
 
   using Dots = std::make_integer_sequence<int, kDots>;
 
@@ -40,7 +40,7 @@ struct ByteTiles {
     const int8_t* q;         // of the first row
     int64_t apart;           // bytes from row to row
     const float* scale[16];  // of each row
-    const float* scaled[16];
+    const float* scaled_sum[16];
     const int32_t* total[16];
     uint8_t *b, *c;  // operands of the steps, sums of two steps
     int ring;        // step & ring is the place of its operands
@@ -63,13 +63,13 @@ struct ByteTiles {
         p.out = tile + row * stride + p.half * kLanes;
         for (int r = 0; r < 16; r++) {  // behind the last row: any, nobody reads them
           const Row& from = x[std::min(row + r, rows - 1)];
-          p.scale[r] = from.scale, p.scaled[r] = from.scaled, p.total[r] = from.sum;
+          p.scale[r] = from.scale, p.scaled_sum[r] = from.scaled_sum, p.total[r] = from.sum;
         }
         if (p.unpacks) pass<true>(p, steps);
         else pass<false>(p, steps);
       }
     for (int r = 0; r < rows; r++)
-      if (x[r].loud[0]) add_rests(p.w, x[r], tile + r * stride);
+      if (x[r].loud[0]) add_rests(p.w.still(), x[r], tile + r * stride);
   }
 
   template <bool unpacking>
@@ -139,7 +139,8 @@ struct ByteTiles {
       const float x = p.scale[r][g];
       sum[r] = V::fma(V::to_float(dot), V::mul(w, V::set1(x)), sum[r]);
       if constexpr (W::mins)
-        sum[r] = V::fma(min, V::set1(kWhole ? p.scaled[r][g] : float(group_sum<W>(p.total[r], g, sub)) * x), sum[r]);
+        sum[r] =
+            V::fma(min, V::set1(kWhole ? p.scaled_sum[r][g] : float(group_sum<W>(p.total[r], g, sub)) * x), sum[r]);
     }
   }
 };

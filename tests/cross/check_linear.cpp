@@ -103,7 +103,7 @@ static void check_shape(const Kernels& kernels, Format format, int rows, int k, 
   const std::vector<uint8_t> panel =
       integer ? integer_panel(format, k, kind, random) : float_panel(format, k, kind, random);
   const Rows x(rows, k, kind, random);
-  std::vector<uint8_t> scratch(unpacked_bytes(k) + 64);
+  std::vector<uint8_t> scratch(linear_scratch_bytes(k));
   std::vector<float> want(size_t(rows) * kPanel), got(want.size());
   for (int r = 0; r < rows; r++)
     kScalarKernels.linear[int(format)](panel.data(), k, x.data() + r, 1, want.data() + r * kPanel, kPanel,
@@ -119,8 +119,8 @@ Tally check_linear(const Kernels& kernels) {
     const FormatInfo info = format_info(Format(f));
     int kind = 0;
     for (int rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 17})
-      for (int blocks : {1, 2, 3, 9})
-        for (int turn = 0; turn < 2 && blocks * info.block_inputs <= 768; turn++)
+      for (int blocks : {1, 2, 3, 9, 15, 29})
+        for (int turn = 0; turn < 2 && blocks * info.block_inputs <= 928; turn++)
           check_shape(kernels, Format(f), rows, blocks * (info.integer ? info.block_inputs : 2), kind++, random, tally);
   }
   return tally;

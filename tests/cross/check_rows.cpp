@@ -14,7 +14,7 @@ Tally check_quantize(const Kernels& kernels) {
   constexpr int k = 256, groups = k / kGroup;
   struct Quantized {
     std::vector<int8_t> q = std::vector<int8_t>(k), rest = q;
-    Floats scale = Floats(groups), scaled = scale, rest_scale = scale;
+    Floats scale = Floats(groups), scaled_sum = scale, rest_scale = scale;
     std::vector<int32_t> sum = std::vector<int32_t>(k / kLanes), rest_sum = sum,
                          loud = std::vector<int32_t>(1 + groups);
   };
@@ -29,12 +29,12 @@ Tally check_quantize(const Kernels& kernels) {
       Quantized& q = each[j];
       (j ? kernels : kScalarKernels)
           .quantize(x.data(), k,
-                    {nullptr, q.q.data(), q.scale.data(), q.sum.data(), q.scaled.data(), q.loud.data(), q.rest.data(),
-                     q.rest_scale.data(), q.rest_sum.data()});
+                    {nullptr, q.q.data(), q.scale.data(), q.sum.data(), q.scaled_sum.data(), q.loud.data(),
+                     q.rest.data(), q.rest_scale.data(), q.rest_sum.data()});
     }
     tally.compare(each[1].q, each[0].q), tally.compare(each[1].rest, each[0].rest);
     tally.compare(each[1].scale, each[0].scale), tally.compare(each[1].sum, each[0].sum);
-    tally.compare(each[1].scaled, each[0].scaled), tally.compare(each[1].rest_scale, each[0].rest_scale);
+    tally.compare(each[1].scaled_sum, each[0].scaled_sum), tally.compare(each[1].rest_scale, each[0].rest_scale);
     tally.compare(each[1].rest_sum, each[0].rest_sum), tally.compare(each[1].loud, each[0].loud);
     louds += each[0].loud[0];
   }

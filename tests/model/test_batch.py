@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -32,12 +34,25 @@ def test_prompt_len_is_kept_for_reply_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("logits", "rows"), [("last", [2, 3]), ("all", [0, 1, 2, 3]), ("none", [])]
+    ("logits", "rows"),
+    [
+        ("last", [2, 3]),
+        ("all", [0, 1, 2, 3]),
+        ("none", []),
+        ([2, 0], [1, 2]),
+        ([3, 1], [0, 1, 2, 3]),
+    ],
 )
-def test_output_rows(logits: str, rows: list[int]) -> None:
+def test_output_rows(logits: Any, rows: list[int]) -> None:
     batch = Batch.make([[1, 2, 3], [4]], logits=logits)
     assert batch.out_rows.tolist() == rows
     assert batch.out_rows.dtype == np.int32
+
+
+@pytest.mark.parametrize("logits", [[1, 2], [-1, 1], [1]])
+def test_rows_that_are_not_there_are_refused(logits: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"more rows|zip\(\)"):
+        Batch.make([[1, 2], [3]], logits=logits)
 
 
 def test_every_array_is_int32() -> None:

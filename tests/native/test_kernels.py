@@ -110,6 +110,23 @@ def test_linear_formula(dtype: str) -> None:
     assert (np.abs(got - want) <= size * 2.0**-24 * (k / 8 + 8)).all()
 
 
+@pytest.mark.parametrize("dtype", BITS)
+def test_linear_chunks(dtype: str) -> None:
+    """More than four rows meet k in chunks (csrc/kernels/linear.h): whole ones and a rest, a loud
+    group in every 14. Each row has the bits that scalar gives it alone."""
+    rng = np.random.default_rng(11)
+    for k in (512, 1792, 2048) if dtype.endswith("_K") else (448, 480, 896, 928, 1856):
+        data, _ = packed(dtype, 40, k, rng)
+        x = rng.standard_normal((17, k), F32)
+        x[:, ::448], x[3] = 50, 0
+        assert quantised(x)[1][0].sum() == -(-k // 448)
+        want = np.concatenate([linear("scalar", dtype, data, 40, x[r : r + 1]) for r in range(17)])
+        for isa in ("scalar", *ISAS):
+            for rows in (5, 6, 7, 8, 9, 17):
+                got = linear(isa, dtype, data, 40, x[-rows:])
+                assert_same_bits(got, want[-rows:], f"{isa}, k {k}, {rows} rows")
+
+
 @pytest.mark.parametrize("extreme", [False, True], ids=["random", "extreme"])
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 9])
 @pytest.mark.parametrize("dtype", _core.Format.__members__)

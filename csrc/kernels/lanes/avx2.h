@@ -179,7 +179,7 @@ struct V {
   static I start(int zero, int32_t total) {
     return set1i(-zero * total);
   }
-  // dot[m] += lines . a[m]: M rows against one half, line after line.
+  // dot[m] += lines . a[m] as in lanes/avx512.h, M rows against one half.
   template <int bits, int n, int M>
   [[gnu::always_inline]] static void dot_rows(I (*dot)[1], const B* const* lines, const int8_t* const* a) {
 #pragma GCC unroll 8

@@ -66,8 +66,8 @@ class Batch:
 
         past defaults to 0; prompt_len to "all of these tokens are prompt"; logits is "last"
         (one row a sequence), "all", "none", or how many rows of each sequence, counted from its
-        last. pages[s] lists the pages of sequence s. Raises ValueError for an empty sequence or
-        too few pages.
+        last. pages[s] lists the pages of sequence s. Raises ValueError for an empty sequence,
+        too few pages, or more rows wanted than there are.
         """
         lens = [len(tokens) for tokens in ids]
         if not lens or min(lens) == 0:
@@ -83,14 +83,20 @@ class Batch:
         positions = [i for b, n in zip(before, lens, strict=True) for i in range(b, b + n)]
         if isinstance(logits, str):
             logits = {"last": [1] * len(lens), "all": lens, "none": [0] * len(lens)}[logits]
-        ends = zip(splits[1:], logits, strict=True)
+        if any(not 0 <= n <= length for n, length in zip(logits, lens, strict=True)):
+            raise ValueError(
+                "logits of more rows than a sequence has are wanted, or of less than 0"
+            )
         return cls(
             input_ids=np.array([token for tokens in ids for token in tokens], np.int32),
             row_splits=np.array(splits, np.int32),
             past=np.array(before, np.int32),
             prompt_len=np.array(prompts, np.int32),
             positions=np.array(positions, np.int32),
-            out_rows=np.array([i for end, n in ends for i in range(end - n, end)], np.int32),
+            out_rows=np.array(
+                [i for end, n in zip(splits[1:], logits, strict=True) for i in range(end - n, end)],
+                np.int32,
+            ),
             kv=kv,
             page_table=_page_table(pages, before, lens) if kv is not None else None,
         )
