@@ -41,7 +41,7 @@ class Client:
 
     def __init__(self, port: int) -> None:
         self._port, self._sock, self._file = port, None, None
-        self._heard = 0.0
+        self._asked = 0.0
 
     def close(self) -> None:
         for one in (self._file, self._sock):
@@ -51,16 +51,14 @@ class Client:
 
     def ask(self, data: bytes) -> tuple[int, bytes]:
         """Status and body. Raises OSError, ValueError for what is no answer."""
-        is_used = self._sock is not None
+        is_used, before, self._asked = self._sock is not None, self._asked, time.monotonic()
         try:
-            found = self._ask(data)
+            return self._ask(data)
         except ConnectionError:
             self.close()
-            if not is_used or time.monotonic() - self._heard < PAUSE_S:
+            if not is_used or time.monotonic() - before < PAUSE_S:
                 raise
-            found = self._ask(data)
-        self._heard = time.monotonic()
-        return found
+            return self._ask(data)
 
     def _ask(self, data: bytes) -> tuple[int, bytes]:
         if self._sock is None:

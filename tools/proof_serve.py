@@ -28,7 +28,8 @@ PORT = 8765
 
 
 async def ask(body: dict[str, Any], *, leave_after: float | None = None) -> tuple[int, Any, float]:
-    """Status, the body or the count of a stream's tokens, seconds. Leaves early if told to."""
+    """Status, seconds, and between them: tokens of the reply, seconds of Retry-After of a refusal,
+    or the text of any other answer. Leaves early if told to: then the status is 0."""
     begin = time.perf_counter()
     reader, writer = await asyncio.open_connection("127.0.0.1", PORT)
     try:
@@ -45,7 +46,8 @@ async def ask(body: dict[str, Any], *, leave_after: float | None = None) -> tupl
     status = int(head_bytes.split()[1])
     if status != 200:
         after = re.search(rb"(?i)retry-after: (\d+)", head_bytes)
-        return status, after and int(after[1]), time.perf_counter() - begin
+        told = int(after[1]) if after else rest.decode("utf-8", "replace")
+        return status, told, time.perf_counter() - begin
     counts = re.findall(rb'"completion_tokens":(\d+)', rest)
     return status, int(counts[-1]) if counts else None, time.perf_counter() - begin
 
@@ -136,7 +138,7 @@ async def overload(args: argparse.Namespace) -> bool:
         await asyncio.wait(running)
     counts = Counter(status for status, _, _ in found)
     whole = all(tokens == 16 for status, tokens, _ in found if status == 200)
-    told = all(after for status, after, _ in found if status in (429, 503))
+    told = all(isinstance(after, int) for status, after, _ in found if status in (429, 503))
     slow = max((s for status, _, s in found if status == 200), default=0)
     growth = sizes[-1] / sizes[1] - 1
     print(
@@ -166,8 +168,16 @@ async def lives(args: argparse.Namespace) -> bool:
             leave = rng.random() * 0.6 if kind > 0.8 else None
             if leave:
                 body["max_tokens"] = 300
-            status, _, _ = await ask(body, leave_after=leave)
+            status, told, _ = await ask(body, leave_after=leave)
+            while status in (429, 503):  # as a client should
+                ends["refused"] += 1
+                await asyncio.sleep(told)
+                status, told, _ = await ask(body, leave_after=leave)
             ends[str(status) if status else "left"] += 1
+            if status not in (0, 200):
+                print(
+                    f"{number:6,} {status} {told}; asked with {body | {'prompt': len(body['prompt'])}}"
+                )
         if number in (args.requests // 10, args.requests - 1) or number % 1000 == 0:
             facts.append(server.facts())
             print(f"{number:6,} {facts[-1]} {dict(ends)}", flush=True)

@@ -101,6 +101,31 @@ def test_a_text_is_no_loop() -> None:
     assert not ends_in_loop([*range(65)] * 20)  # a longer period may be a table
 
 
+@pytest.mark.parametrize("rows", [0, 5, 100])
+def test_a_pause_of_minutes_changes_little(rows: int) -> None:
+    pace = Pace(goal_s=0.15)
+    play(pace, 0.02, 0.001)
+    base_s, row_s = pace.base_s, pace.row_s
+    pace.learn(rows, 180)
+    assert pace.base_s < 2 * base_s and pace.row_s < 2 * row_s
+    play(pace, 0.02, 0.001, steps=24)
+    assert pace.base_s == pytest.approx(base_s, rel=0.2)
+    assert pace.row_s == pytest.approx(row_s, rel=0.2)
+
+
+def test_who_is_slow_for_good_is_believed_soon() -> None:
+    pace = Pace(goal_s=0.15)
+    play(pace, 0.02, 0.001)
+    play(pace, 0.4, 0.02, steps=36)
+    assert pace.base_s == pytest.approx(0.4, rel=0.3) and pace.row_s == pytest.approx(0.02, rel=0.3)
+
+
+def test_short_prompts_too_tell_that_it_is_fast_again() -> None:
+    pace = Pace(base_s=2.0, row_s=0.5)
+    pace.learn(5, 0.02)
+    assert pace.base_s <= 0.02 and pace.row_s <= 0.004
+
+
 def test_many_streams_do_not_stop_prompts() -> None:
     """Replies alone take longer than a step should: prompts still get a quarter of the time."""
     pace = Pace(goal_s=0.15)

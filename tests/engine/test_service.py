@@ -85,13 +85,23 @@ class Slow:
 
     def __init__(self, inner: Scripted, seconds: float = 0.02) -> None:
         self.inner, self.config, self.seconds = inner, inner.config, seconds
+        self.pause = 0.0
+        """How long the next step stands still."""
 
     def new_kv(self, num_pages: int) -> Any:
         return self.inner.new_kv(num_pages)
 
     def step(self, batch: Batch) -> Any:
-        time.sleep(self.seconds)
+        time.sleep(self.seconds + self.pause)
+        self.pause = 0.0
         return self.inner.step(batch)
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 def job(*ids: int, **over: Any) -> Job:
@@ -265,6 +275,44 @@ def test_a_long_wait_is_refused(make: Make) -> None:
     with pytest.raises(Overloaded, match="estimated wait") as refused:
         held += [service.submit(job(), Heard()) for _ in range(8)]
     assert refused.value.reason == "wait" and 1 <= len(held) < 8
+
+
+def test_what_was_cancelled_is_not_waited_for(make: Make) -> None:
+    service = make(Slow(never_ending()), Limits(max_wait_s=1), max_context=20_000)
+    heard = Heard()
+    ticket = service.submit(job(*range(60), *([7] * 15_000)), heard)
+    wait_for(lambda: service.snapshot().running == 1)
+    assert service.estimated_wait_s > 1
+    with pytest.raises(Overloaded):
+        service.submit(job(), Heard())
+    ticket.cancel()
+    heard.last()
+    assert service.estimated_wait_s == 0
+    after = Heard()
+    service.submit(job(), after)
+    assert len(after.completion().token_ids) == 6
+
+
+def test_a_pause_is_no_reason_to_refuse(make: Make) -> None:
+    """The process stands still for a while (it was stopped, the machine slept) in a step that reads
+    a prompt, then in one that does not: what is measured there says nothing of the next steps."""
+    backend = Slow(never_ending(), 0.001)
+    service = make(backend, Limits(max_wait_s=4), max_seqs=2, max_context=2000)
+    for length in (100, 40, 3):
+        warm = Heard()
+        service.submit(job(*[length] * length), warm)
+        warm.completion()
+    for length in (20, 2):
+        backend.pause, stopped = 2.0, Heard()
+        service.submit(job(*[length] * length, params=replace(GREEDY, max_tokens=30)), stopped)
+        wait_for(lambda: backend.pause == 0)
+        crowd = [Heard() for _ in range(30)]
+        for i, heard in enumerate(crowd):
+            service.submit(job(*[i] * 30), heard)
+        for heard in (stopped, *crowd):
+            heard.completion()
+        assert service.snapshot().refusals == {}
+        assert service.estimated_wait_s == 0
 
 
 def test_close_gives_grace_then_cancels(make: Make) -> None:

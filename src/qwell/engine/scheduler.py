@@ -24,6 +24,10 @@ MIN_ROWS = 16
 SCORED_ROWS = 64
 """Most rows of a step whose logits are wanted for the prompt's own tokens: 0.6 MB each."""
 
+MOST_JUMP = 4.0
+"""A step counts as at most so many times what was known: the process may have stood still for
+minutes, and one step alone says little. Who is slow for good is believed within a few steps."""
+
 FIRST_SHARE = 4
 """The oldest prompt gets one of so many parts, whatever comes after it: it cannot starve."""
 
@@ -41,7 +45,8 @@ class Pace:
     """How many prompt rows a step may have to take about `goal_s`. None: no goal.
 
     A step is taken to cost base_s (the weights are read once, and the replies' rows) and row_s for
-    every prompt row; both are learned from steps measured, the last ones counting most.
+    every prompt row; both are learned from steps measured, the last ones counting most. They come
+    down at once where a whole step was shorter, and go up by `believed` alone.
     """
 
     goal_s: float | None = None
@@ -59,10 +64,18 @@ class Pace:
     def learn(self, prompt_rows: int, seconds: float) -> None:
         """A step with so many prompt rows took so long."""
         if prompt_rows == 0:
-            self.base_s += 0.2 * (seconds - self.base_s)
-        elif prompt_rows >= MIN_ROWS:  # fewer say little about the cost of one
+            self.base_s += 0.2 * (believed(seconds, self.base_s, 0.05) - self.base_s)
+            return
+        self.base_s = min(self.base_s, seconds)
+        if prompt_rows >= MIN_ROWS:  # fewer say little about the cost of one
             row_s = max((seconds - self.base_s) / prompt_rows, 1e-6)
-            self.row_s += 0.3 * (row_s - self.row_s)
+            self.row_s += 0.3 * (believed(row_s, self.row_s, 0.002) - self.row_s)
+        self.row_s = min(self.row_s, seconds / prompt_rows)
+
+
+def believed(seconds: float, known: float, floor: float) -> float:
+    """A measured time, cut at MOST_JUMP times the one known; up to `floor` it always counts."""
+    return min(seconds, max(MOST_JUMP * known, floor))
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,8 @@ class _Stream:
     """Tokens of the reply that are counted."""
     last: float = 0.0
     """When the last of them came."""
+    first_step: int = 0
+    """Steps of the service before its own first one."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,6 @@ class Service:
         self._inbox: SimpleQueue[list[_Stream] | _Cancel | _Stop] = SimpleQueue()
         self._streams: dict[_Stream, None] = {}  # in order of arrival; the thread's own
         self._stop_at: float | None = None
-        self._unread = 0  # prompt rows of running requests
         self._ids, self._counters = count(1), Counters()
         self._lock = threading.Lock()  # guards what follows
         self._queued = self._queued_tokens = 0
@@ -155,8 +156,9 @@ class Service:
         places are taken, as many replies end as wait."""
         step = self.limits.step_ms / 1000
         share = max(READ_SHARE, 1 - self._pace.base_s / step)  # of a step's time, for prompts
-        reading = (self._queued_tokens + self._unread) * self._pace.row_s / share
-        running = len(self._engine.running)
+        here = self._engine.running
+        running, unread = len(here), sum(max(0, r.num_prompt - r.computed) for r in here)
+        reading = (self._queued_tokens + unread) * self._pace.row_s / share
         places = max(1, running) if self._engine.waiting else self._engine.max_seqs
         above = max(0, self._queued + running + 1 - places)
         return reading + above / places * self._counters.reply_s
@@ -185,7 +187,8 @@ class Service:
             reason = "wait"
         if reason:
             self._refusals[reason] += 1
-            raise Overloaded(reason, max(1.0, min(wait, limits.max_wait_s)))
+            over = wait - limits.max_wait_s if reason == "wait" else wait
+            raise Overloaded(reason, max(1.0, min(over, limits.max_wait_s)))
 
     # What follows runs in the service's thread alone.
 
@@ -237,7 +240,6 @@ class Service:
         shape = self._engine.last_shape
         read = None if shape.prompt_rows else self._engine.step_bytes(shape)
         self._counters.add_step(perf_counter() - begin, shape.replies, read)
-        self._unread = sum(max(0, r.num_prompt - r.computed) for r in self._engine.running)
 
     def _fault(self, error: Exception) -> None:
         """Ends those that were in the step; if there was none, those that could not get in."""
@@ -260,6 +262,7 @@ class Service:
         reply, now = stream.reply, perf_counter()
         if stream.is_queued and reply.started is not None:
             self._counters.add_start(reply.num_prompt, reply.num_cached)
+            stream.first_step = self._counters.steps - 1
             self._dequeue(stream)
             self._send(
                 stream, Started(stream.choice, reply.num_cached, reply.started - reply.submitted)
@@ -276,7 +279,7 @@ class Service:
             self._send(stream, Token(stream.choice, piece))
         if reply.completion:
             if reply.started is not None:
-                self._counters.add_reply(now - reply.started)
+                self._counters.add_reply(self._counters.steps - stream.first_step)
             self._leave(stream)
             _send(stream, Finished(stream.choice, reply.completion))
 
