@@ -297,16 +297,16 @@ def test_a_pause_is_no_reason_to_refuse(make: Make) -> None:
     """The process stands still for a while (it was stopped, the machine slept) in a step that reads
     a prompt, then in one that does not: what is measured there says nothing of the next steps."""
     backend = Slow(never_ending(), 0.001)
-    service = make(backend, Limits(max_wait_s=4), max_seqs=2, max_context=2000)
+    service = make(backend, Limits(max_wait_s=4), max_seqs=8, max_context=2000)
     for length in (100, 40, 3):
         warm = Heard()
         service.submit(job(*[length] * length), warm)
         warm.completion()
     for length in (20, 2):
-        backend.pause, stopped = 2.0, Heard()
-        service.submit(job(*[length] * length, params=replace(GREEDY, max_tokens=30)), stopped)
+        backend.pause, stopped = 1.5, Heard()
+        service.submit(job(*[length] * length, params=replace(GREEDY, max_tokens=10)), stopped)
         wait_for(lambda: backend.pause == 0)
-        crowd = [Heard() for _ in range(30)]
+        crowd = [Heard() for _ in range(16)]
         for i, heard in enumerate(crowd):
             service.submit(job(*[i] * 30), heard)
         for heard in (stopped, *crowd):
