@@ -103,6 +103,17 @@ class Server:
         found = {n: int(re.search(rf"{n}:\s+(\d+)", status)[1]) for n in ("VmRSS", "Threads")}
         return found | {"descriptors": len(list((folder / "fd").iterdir()))}
 
+    def mappings(self) -> Counter[str]:
+        """KB in memory by mapping: its file or kind, else its address and its size in KB."""
+        found, name = Counter[str](), ""
+        for line in Path(f"/proc/{self.process.pid}/smaps").read_text().splitlines():
+            if head := re.match(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+ *(.*)", line):
+                size = (int(head[2], 16) - int(head[1], 16)) // 1024
+                name = head[3] or f"{head[1]} of {size:,}"
+            elif line.startswith("Rss:"):
+                found[name] += int(line.split()[1])
+        return found
+
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
@@ -151,47 +162,49 @@ async def overload(args: argparse.Namespace) -> bool:
     return fine and status == 200 and seconds <= 5 and server.stop() == 0
 
 
+async def live_one(rng: Random, number: int, ends: Counter[str]) -> None:
+    """A request of random length that streams or not, ends, is late or hangs up."""
+    reply, kind = rng.randint(1, 12), rng.random()
+    body = body_of(rng.randrange(400), rng.choice((5, 70, 150)), reply)
+    body |= {"stream": rng.random() < 0.5, "n": rng.choice((1, 1, 1, 2))}
+    if kind < 0.1:
+        body |= {"max_tokens": 400, "qwell": {"deadline_s": 0.001 + rng.random()}}
+    leave = rng.random() * 0.6 if kind > 0.8 else None
+    if leave:
+        body["max_tokens"] = 300
+    status, told, _ = await ask(body, leave_after=leave)
+    while status in (429, 503):  # what a client should do
+        ends["refused"] += 1
+        await asyncio.sleep(told)
+        status, told, _ = await ask(body, leave_after=leave)
+    ends[str(status) if status else "left"] += 1
+    if status not in (0, 200):
+        print(f"{number:6,} {status} {told}; {body | {'prompt': len(body['prompt'])}}", flush=True)
+
+
 async def lives(args: argparse.Namespace) -> bool:
     server, rng = Server(args.model, "--kv-budget", "256MB", "--ctx", "4096"), Random(3)
     await server.ready()
     ends: Counter[str] = Counter()
-    facts: list[dict[str, int]] = []
     gate = asyncio.Semaphore(24)
+    tenth = args.requests // 10
 
     async def one(number: int) -> None:
         async with gate:
-            reply, kind = rng.randint(1, 12), rng.random()
-            body = body_of(rng.randrange(400), rng.choice((5, 70, 150)), reply)
-            body |= {"stream": rng.random() < 0.5, "n": rng.choice((1, 1, 1, 2))}
-            if kind < 0.1:
-                body |= {"max_tokens": 400, "qwell": {"deadline_s": rng.random()}}
-            leave = rng.random() * 0.6 if kind > 0.8 else None
-            if leave:
-                body["max_tokens"] = 300
-            status, told, _ = await ask(body, leave_after=leave)
-            while status in (429, 503):  # as a client should
-                ends["refused"] += 1
-                await asyncio.sleep(told)
-                status, told, _ = await ask(body, leave_after=leave)
-            ends[str(status) if status else "left"] += 1
-            if status not in (0, 200):
-                print(
-                    f"{number:6,} {status} {told}; asked with {body | {'prompt': len(body['prompt'])}}"
-                )
-        if number in (args.requests // 10, args.requests - 1) or number % 1000 == 0:
-            facts.append(server.facts())
-            print(f"{number:6,} {facts[-1]} {dict(ends)}", flush=True)
+            await live_one(rng, number, ends)
+        if number in (tenth, args.requests - 1) or number % 1000 == 0:
+            print(f"{number:6,} {server.facts()} {dict(ends)}", flush=True)
 
     tasks: set[asyncio.Task[None]] = set()
-    begin, threads = None, 0
+    begin, mappings, threads = server.facts(), server.mappings(), 0
     for number in range(args.requests):
         task = asyncio.create_task(one(number))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         while len(tasks) > 48:
             await asyncio.sleep(0.01)
-        if number <= args.requests // 10 and number % 50 == 0:
-            begin = server.facts()
+        if number <= tenth and number % 50 == 0:
+            begin, mappings = server.facts(), server.mappings()
             threads = max(threads, begin["Threads"])  # of a pool that is idle or busy
     await asyncio.gather(*tasks)
     for _ in range(100):
@@ -200,17 +213,17 @@ async def lives(args: argparse.Namespace) -> bool:
             break
         await asyncio.sleep(0.1)
     await asyncio.sleep(20)  # idle connections and threads end
-    last = server.facts()
-    assert begin
+    last, grown = server.facts(), server.mappings() - mappings
     growth = last["VmRSS"] / begin["VmRSS"] - 1
     print(f"{args.requests:,} requests: {dict(ends)}; {end['qwell_pages_used']:.0f} pages held")
     print(f"at a tenth {begin}, {threads} threads at most until then")
-    print(f"at the end {last}: memory {growth:+.2%}")
+    print(f"at the end {last}: memory {growth:+.2%}; KB grown {dict(grown.most_common(4))}")
     print(
         f"memory at most {server.budget() // 1000} MB by its report, {last['VmRSS'] // 1000} used"
     )
     fine = end["qwell_pages_used"] == 0 and growth < 0.02 and last["VmRSS"] < server.budget()
     fine &= last["Threads"] <= threads and last["descriptors"] <= begin["descriptors"]
+    fine &= set(ends) <= {"200", "left", "refused"}
     return fine and server.stop() == 0
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qwell.engine.grammar_spec import GrammarSpec
 from qwell.engine.jobs import Event, Failed, Finished, Job, Limits, Overloaded, Started, Token
 from qwell.engine.llm import LLM
 from qwell.engine.service import Service
@@ -275,6 +276,44 @@ def test_a_long_wait_is_refused(make: Make) -> None:
     with pytest.raises(Overloaded, match="estimated wait") as refused:
         held += [service.submit(job(), Heard()) for _ in range(8)]
     assert refused.value.reason == "wait" and 1 <= len(held) < 8
+
+
+def test_new_grammars_wait_within_a_bound(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes long to compile keeps neither known grammars nor jobs without one waiting."""
+    service = make(limits=Limits(max_compiling=2))
+    free = replace(GREEDY, ignore_eos=False)
+    known = replace(free, grammar=GrammarSpec.regex("[a-z]{3}"))
+    before = Heard()
+    service.submit(job(params=known), before)
+    assert len(before.completion().text) == 3
+    compiler, go_on = service._engine.grammars, threading.Event()
+    compile_it = compiler._compile
+
+    def slowly(spec: GrammarSpec) -> Any:
+        assert go_on.wait(20)
+        return compile_it(spec)
+
+    monkeypatch.setattr(compiler, "_compile", slowly)
+    new = [replace(free, grammar=GrammarSpec.regex(f"[a-z]{{{n}}}")) for n in (1, 2, 4)]
+    slow = [Heard(), Heard()]
+    threads = [
+        threading.Thread(target=service.submit, args=(job(params=params), heard))
+        for params, heard in zip(new, slow, strict=False)
+    ]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: service._num_compiling == 2)
+    with pytest.raises(Overloaded) as refused:
+        service.submit(job(params=new[2]), Heard())
+    assert refused.value.reason == "grammars"
+    for params in (known, GREEDY):
+        heard = Heard()
+        service.submit(job(params=params), heard)
+        heard.completion()
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert [len(heard.completion().text) for heard in slow] == [1, 2]
 
 
 def test_what_was_cancelled_is_not_waited_for(make: Make) -> None:

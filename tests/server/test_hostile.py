@@ -160,6 +160,42 @@ def test_bytes_that_are_no_request(server: Live, data: bytes) -> None:
     assert status in (200, 400, 403, 404, 405), found
 
 
+def test_two_lengths_of_one_body_are_refused(server: Live) -> None:
+    found = server.raw(
+        b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+    )
+    assert found.startswith(b"HTTP/1.1 400") and b"send one of them" in found
+
+
+def test_names_that_are_there_twice_are_found_at_once(server: Live) -> None:
+    names = ", ".join(f'"{i}": 1' for i in range(60_000))
+    begin = time.monotonic()
+    reply = send(server, with_field(f'"x": {{{names}, "59999": 2}}'))
+    assert reply.status_code == 400 and "'59999' is twice" in error_of(reply)["message"]
+    assert time.monotonic() - begin < 2
+
+
+def test_large_bodies_are_held_within_a_bound() -> None:
+    """Small ones are taken all the same, and room comes back when an answer has ended."""
+    large = json.dumps({"prompt": "a", "metadata": {"x": "y" * 200_000}}).encode()
+    head = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+    with live(says("Yes."), max_bodies=400_000) as server:
+        held = [socket.create_connection(("127.0.0.1", server.port), timeout=5) for _ in range(2)]
+        for sock in held:
+            sock.sendall(head % len(large) + large[:-1])
+        time.sleep(0.3)
+        refused = server.http.post("/tokenize", content=large)
+        assert refused.status_code == 503 and error_of(refused)["code"] == "bodies"
+        assert int(refused.headers["retry-after"]) >= 1
+        assert server.post("/tokenize", {"prompt": "x" * 60_000}).status_code == 200
+        for sock in held:
+            sock.sendall(large[-1:])
+            assert sock.recv(100).startswith(b"HTTP/1.1 200")
+            sock.close()
+        assert server.http.post("/tokenize", content=large).status_code == 200
+
+
 def test_a_half_closed_connection_is_let_go(server: Live) -> None:
     head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
     server.raw(head % (CHAT.encode(), len(GOOD)) + GOOD[:20], half_close=True)

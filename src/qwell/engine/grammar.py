@@ -82,15 +82,33 @@ class GrammarCompiler:
         self._tokenizer, self._vocab_size = tokenizer, vocab_size
         self._eos_ids = sorted(token for token in eos_ids if token < vocab_size)
         self._compiled: OrderedDict[GrammarSpec, LLMatcher] = OrderedDict()
-        self._lock = Lock()
+        self._lock, self._compiling = Lock(), Lock()  # the first is never held for long
 
     def compile(self, spec: GrammarSpec) -> Grammar:
         """A grammar at its start. Raises UsageError for one that cannot be enforced or takes too
-        long; the first call of a model takes about 0.8 s, a known spec none."""
+        long; the first call of a model takes about 0.8 s, a known spec none, not even while
+        another one is being compiled."""
+        found = self._known(spec)
+        if found is None:
+            with self._compiling:
+                found = self._known(spec) or self._keep(spec, self._compile(spec))
+        return found
+
+    def is_known(self, spec: GrammarSpec) -> bool:
+        """Whether it is compiled already."""
         with self._lock:
-            matcher = self._compiled.get(spec) or self._compile(spec)
-            self._compiled[spec] = matcher
+            return spec in self._compiled
+
+    def _known(self, spec: GrammarSpec) -> Grammar | None:
+        with self._lock:
+            if spec not in self._compiled:
+                return None
             self._compiled.move_to_end(spec)
+            return Grammar(self._compiled[spec].deep_copy())
+
+    def _keep(self, spec: GrammarSpec, matcher: LLMatcher) -> Grammar:
+        with self._lock:
+            self._compiled[spec] = matcher
             if len(self._compiled) > _CACHED:
                 self._compiled.popitem(last=False)
             return Grammar(matcher.deep_copy())

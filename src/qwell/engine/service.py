@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from queue import Empty, SimpleQueue
@@ -29,7 +30,6 @@ from qwell.engine.jobs import (
 )
 from qwell.engine.llm import LLM
 from qwell.engine.reply import Reply
-from qwell.engine.scheduler import READ_SHARE
 from qwell.engine.types import Request
 from qwell.errors import UsageError
 
@@ -85,7 +85,7 @@ class Service:
         self._stop_at: float | None = None
         self._ids, self._counters = count(1), Counters()
         self._lock = threading.Lock()  # guards what follows
-        self._queued = self._queued_tokens = 0
+        self._queued = self._queued_tokens = self._num_compiling = 0
         self._is_draining = self._is_closed = False
         self._refusals: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._run, name="qwell-engine", daemon=True)
@@ -106,15 +106,17 @@ class Service:
         with self._lock:  # before any work is put into it
             self._refuse_if_full(job)
         now = perf_counter()
+        with self._compiling(job):
+            replies = [self._engine.prepare(_request(job, choice)) for choice in range(job.n)]
         streams = [
             _Stream(
-                reply=self._engine.prepare(_request(job, choice)),
+                reply=reply,
                 choice=choice,
                 on_event=on_event,
                 deadline=None if job.deadline_s is None else now + job.deadline_s,
                 queued_tokens=0 if choice else len(job.prompt_ids),  # the others share its pages
             )
-            for choice in range(job.n)
+            for choice, reply in enumerate(replies)
         ]
         with self._lock:
             self._refuse_if_full(job)
@@ -154,11 +156,9 @@ class Service:
     def estimated_wait_s(self) -> float:
         """Until a request that came now would begin: prompts before it are read, and, if all
         places are taken, as many replies end as wait."""
-        step = self.limits.step_ms / 1000
-        share = max(READ_SHARE, 1 - self._pace.base_s / step)  # of a step's time, for prompts
         here = self._engine.running
         running, unread = len(here), sum(max(0, r.num_prompt - r.computed) for r in here)
-        reading = (self._queued_tokens + unread) * self._pace.row_s / share
+        reading = self._pace.reading_s(self._queued_tokens + unread, self._engine.max_rows)
         places = max(1, running) if self._engine.waiting else self._engine.max_seqs
         above = max(0, self._queued + running + 1 - places)
         return reading + above / places * self._counters.reply_s
@@ -186,9 +186,30 @@ class Service:
         elif wait > limits.max_wait_s:
             reason = "wait"
         if reason:
-            self._refusals[reason] += 1
             over = wait - limits.max_wait_s if reason == "wait" else wait
-            raise Overloaded(reason, max(1.0, min(over, limits.max_wait_s)))
+            raise self._refusal(reason, min(over, limits.max_wait_s))
+
+    def _refusal(self, reason: str, retry_after_s: float = 1.0) -> Overloaded:
+        """Counts it. The lock is held."""
+        self._refusals[reason] += 1
+        return Overloaded(reason, max(1.0, retry_after_s))
+
+    @contextmanager
+    def _compiling(self, job: Job) -> Iterator[None]:
+        """While a job is prepared, which may compile its grammar. Raises Overloaded."""
+        grammar = job.params.grammar
+        if grammar is None or self._engine.grammars.is_known(grammar):
+            yield
+            return
+        with self._lock:
+            if self._num_compiling >= self.limits.max_compiling:
+                raise self._refusal("grammars")
+            self._num_compiling += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._num_compiling -= 1
 
     # What follows runs in the service's thread alone.
 
