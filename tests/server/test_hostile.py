@@ -168,6 +168,15 @@ def test_two_lengths_of_one_body_are_refused(server: Live) -> None:
     assert found.startswith(b"HTTP/1.1 400") and b"send one of them" in found
 
 
+def test_chunks_of_single_bytes_are_refused(server: Live) -> None:
+    head = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    found = server.raw(head + b"1\r\n \r\n" * 100_000 + b"0\r\n\r\n")
+    assert found.startswith(b"HTTP/1.1 400") and b"too small" in found
+    text = json.dumps({"prompt": "x" * 60_000}).encode()
+    parts = [text[at : at + 300] for at in range(0, len(text), 300)]
+    assert server.http.post("/tokenize", content=iter(parts)).status_code == 200
+
+
 def test_names_that_are_there_twice_are_found_at_once(server: Live) -> None:
     names = ", ".join(f'"{i}": 1' for i in range(60_000))
     begin = time.monotonic()

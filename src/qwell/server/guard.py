@@ -25,6 +25,8 @@ from qwell.server.stream import error_response
 
 _SPARE, _SPARE_S = 64 << 20, 3.0
 """So much of a body that is too large is read and dropped, so that its sender hears the answer."""
+BODY_READ = "qwell.body_read"
+"""In the scope: bytes of the body that have been received."""
 _SMALL = 64 << 10
 """So much of every body is taken however many large ones are held."""
 _OWN_HEADERS = b"x-qwell-strict, x-qwell-truth"
@@ -58,7 +60,7 @@ class Guard:
             return
         headers = dict(scope["headers"])  # of two that are equal the last: each is checked alone
         cors: list[tuple[bytes, bytes]] = []
-        body = _Body(receive, self._settings, self._bodies)
+        body = _Body(receive, scope, self._settings, self._bodies)
         sender = _Sender(
             send, self._settings.write_s, cors, partial(self._on_status, scope["path"])
         )
@@ -146,8 +148,8 @@ class _Bodies:
 class _Body:
     """`receive` within limits of size and time."""
 
-    def __init__(self, receive: Receive, settings: Settings, bodies: _Bodies) -> None:
-        self._receive, self._left = receive, settings.max_body
+    def __init__(self, receive: Receive, scope: Scope, settings: Settings, bodies: _Bodies) -> None:
+        self._receive, self._scope, self._left = receive, scope, settings.max_body
         self._bodies, self._taken = bodies, 0
         self._settings, self._end = settings, monotonic() + settings.body_s
         self._is_whole = False
@@ -163,6 +165,7 @@ class _Body:
             raise ApiError(408, text, code="timeout", headers={"Connection": "close"}) from error
         self._is_whole = not message.get("more_body", False)
         self._left -= len(message.get("body", b""))
+        self._scope[BODY_READ] = self._settings.max_body - self._left
         if self._left < 0:
             if not self._is_whole:
                 await self.drop()
@@ -190,6 +193,7 @@ class _Body:
                 while more and dropped < _SPARE:
                     message = await self._receive()
                     dropped += len(message.get("body", b""))
+                    self._scope[BODY_READ] = self._settings.max_body - self._left + dropped
                     more = message.get("more_body", False)
         except TimeoutError:
             return
