@@ -177,6 +177,20 @@ def test_chunks_of_single_bytes_are_refused(server: Live) -> None:
     assert server.http.post("/tokenize", content=iter(parts)).status_code == 200
 
 
+def test_a_grammar_that_fails_while_it_is_written_is_the_clients_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("qwell.engine.grammar._REPLY_SECONDS", 0.0)
+    monkeypatch.setattr("qwell.engine.grammar._TOKEN_SECONDS", 0.0)
+    with live(random_llm()) as server:
+        body = {"prompt": "a", "max_tokens": 9, "structured_outputs": {"regex": "[ab]{99}"}}
+        reply = server.post("/v1/completions", body)
+        assert reply.status_code == 400 and "too long" in error_of(reply)["message"]
+        told = server.post("/v1/completions", body | {"stream": True}).text
+        assert "too long" in told and told.endswith("data: [DONE]\n\n")
+        assert server.chat(max_tokens=1).status_code == 200
+
+
 def test_names_that_are_there_twice_are_found_at_once(server: Live) -> None:
     names = ", ".join(f'"{i}": 1' for i in range(60_000))
     begin = time.monotonic()
