@@ -191,6 +191,29 @@ def test_a_grammar_that_fails_while_it_is_written_is_the_clients_fault(
         assert server.chat(max_tokens=1).status_code == 200
 
 
+@pytest.mark.parametrize(
+    "path, body",
+    [
+        (CHAT, {"n": 128, "logprobs": True, "top_logprobs": 20}),
+        ("/v1/completions", {"prompt": "a", "n": 128, "logprobs": 20, "max_tokens": 4000}),
+        ("/v1/completions", {"prompt": ["a" * 2000] * 64, "logprobs": 20, "echo": True}),
+    ],
+)
+def test_more_log_probabilities_than_memory_is_planned_for(
+    server: Live, path: str, body: dict[str, object]
+) -> None:
+    messages = {"messages": [{"role": "user", "content": "hi"}]} if path == CHAT else {}
+    reply = server.post(path, messages | body)
+    assert reply.status_code == 400 and error_of(reply)["param"] == "logprobs"
+    assert (
+        server.post(
+            path,
+            messages | body | {"logprobs": None, "max_tokens": 1, "n": 1, "top_logprobs": None},
+        ).status_code
+        == 200
+    )
+
+
 def test_names_that_are_there_twice_are_found_at_once(server: Live) -> None:
     names = ", ".join(f'"{i}": 1' for i in range(60_000))
     begin = time.monotonic()
