@@ -138,6 +138,21 @@ def test_a_crowded_machine_still_reads_whole_chunks() -> None:
     assert pace.reading_s(1000, 256) == pytest.approx(1000 * took / read, rel=0.5)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_noise_does_not_make_long_steps(seed: int) -> None:
+    """A long prompt beside streams, rows that cost more and more; a step takes 7 % more or less,
+    now and then 30 % more."""
+    pace, noise = Pace(goal_s=0.12), Random(seed)
+    for rows in (*[0] * 30, 30, 30, 30):
+        pace.learn(rows, (0.016 + rows * 0.0008) * noise.uniform(0.9, 1.2))
+    for step in range(90):
+        rows = pace.rows(250)
+        seconds = (0.018 + rows * (0.0007 + 6e-6 * step)) * noise.choice((1, 1, 1, 1, 1.3))
+        seconds *= noise.uniform(0.93, 1.07)
+        assert step == 0 or seconds < 0.2
+        pace.learn(rows, seconds)
+
+
 def test_short_prompts_too_tell_that_it_is_fast_again() -> None:
     pace = Pace(base_s=2.0, row_s=0.5)
     pace.learn(5, 0.02)

@@ -49,7 +49,7 @@ class Pace:
 
     A step is taken to cost base_s (the weights are read once, and the replies' rows) and row_s for
     every prompt row: the line of least squares through the steps measured, the last ones counting
-    most. Where all were alike, which says nothing of the slope, both go up or down together.
+    most. Where all were much alike, whose slope is noise, both go up or down together.
     """
 
     goal_s: float | None = None
@@ -92,7 +92,7 @@ class Pace:
         n, rows, squares, total, products = self._sums
         mean, mean_s = rows / n, total / n
         spread = squares / n - mean**2
-        if spread > 2 * MIN_ROWS:
+        if spread > max(2 * MIN_ROWS, (mean / 3) ** 2):
             self.row_s = (products / n - mean * mean_s) / spread
             self.base_s = mean_s - self.row_s * mean
         else:
