@@ -22,6 +22,7 @@ import time
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
+from queue import Empty
 from random import Random
 from typing import Any
 
@@ -31,7 +32,9 @@ from fuzz_cases import make_case  # noqa: E402
 
 GOLDEN_EVERY = 500
 HANG_S = 600
-"""Without an answer for so long the server hangs: far longer than anybody stops us."""
+"""Without an answer for so long the server hangs; time in which all of us are stopped hardly
+counts, for the main process waits in turns of TURN_S."""
+TURN_S = 5
 PAUSE_S = 1.0
 """After a pause the server may have closed a connection that was idle: that is no fault."""
 
@@ -62,7 +65,7 @@ class Client:
 
     def _ask(self, data: bytes) -> tuple[int, bytes]:
         if self._sock is None:
-            self._sock = socket.create_connection(("127.0.0.1", self._port), timeout=HANG_S)
+            self._sock = socket.create_connection(("127.0.0.1", self._port), timeout=10 * HANG_S)
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._file = self._sock.makefile("rb")
         self._sock.sendall(data)
@@ -91,7 +94,7 @@ class Client:
     def drop(self, data: bytes, rng: Random) -> int | None:
         """Sends broken framing on a connection of its own and leaves, mostly without listening."""
         address = ("127.0.0.1", self._port)
-        with socket.create_connection(address, timeout=HANG_S) as sock, suppress(OSError):
+        with socket.create_connection(address, timeout=10 * HANG_S) as sock, suppress(OSError):
             sock.settimeout(0.2)
             sock.sendall(data)
             if rng.random() < 0.5:
@@ -179,6 +182,14 @@ def serve(ready: Any) -> None:
             time.sleep(60)
 
 
+def wait(told: Any) -> Any:
+    """What a worker tells next. Raises TimeoutError."""
+    for _ in range(HANG_S // TURN_S):
+        with suppress(Empty):
+            return told.get(timeout=TURN_S)
+    raise TimeoutError("no worker has told anything: the server hangs")
+
+
 def rss(pid: int) -> int:
     return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) // 1024
 
@@ -203,7 +214,7 @@ def main() -> None:
     done, finished, faults, statuses = 0, 0, 0, dict[int, int]()
     sizes: list[int] = []
     while finished < args.workers:
-        count, found, fault = told.get(timeout=HANG_S)
+        count, found, fault = wait(told)
         done += count
         for status, times in found.items():
             statuses[status] = statuses.get(status, 0) + times
