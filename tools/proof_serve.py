@@ -159,7 +159,7 @@ async def overload(args: argparse.Namespace) -> bool:
     print(f"refusals with Retry-After: {told}; memory {growth:+.1%} from the second tenth on")
     print(f"first request after it answered in {seconds:.2f} s with {status}")
     fine = whole and told and set(counts) <= {200, 429, 503} and abs(growth) < 0.02
-    return fine and status == 200 and seconds <= 5 and server.stop() == 0
+    return server.stop() == 0 and fine and status == 200 and seconds <= 5
 
 
 async def live_one(rng: Random, number: int, ends: Counter[str]) -> None:
@@ -224,7 +224,7 @@ async def lives(args: argparse.Namespace) -> bool:
     fine = end["qwell_pages_used"] == 0 and growth < 0.02 and last["VmRSS"] < server.budget()
     fine &= last["Threads"] <= threads and last["descriptors"] <= begin["descriptors"]
     fine &= set(ends) <= {"200", "left", "refused"}
-    return fine and server.stop() == 0
+    return server.stop() == 0 and fine
 
 
 def main() -> None:

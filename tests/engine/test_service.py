@@ -316,6 +316,22 @@ def test_new_grammars_wait_within_a_bound(make: Make, monkeypatch: pytest.Monkey
     assert [len(heard.completion().text) for heard in slow] == [1, 2]
 
 
+def test_an_idle_service_gives_memory_back_once(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+    monkeypatch.setattr("qwell.engine.service.IDLE_S", 0.05)
+    monkeypatch.setattr("qwell.engine.service.give_back", lambda: given.append(time.monotonic()))
+    service = make()
+    for count in (1, 2):
+        heard = Heard()
+        service.submit(job(), heard)
+        heard.completion()
+        wait_for(lambda count=count: len(given) == count)
+    time.sleep(0.3)
+    assert len(given) == 2
+
+
 def test_what_was_cancelled_is_not_waited_for(make: Make) -> None:
     service = make(Slow(never_ending()), Limits(max_wait_s=1), max_context=20_000)
     heard = Heard()

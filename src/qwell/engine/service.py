@@ -29,9 +29,13 @@ from qwell.engine.jobs import (
     Token,
 )
 from qwell.engine.llm import LLM
+from qwell.engine.memory import give_back
 from qwell.engine.reply import Reply
 from qwell.engine.types import Request
 from qwell.errors import UsageError
+
+IDLE_S = 5.0
+"""With nothing to do for so long, freed memory goes back to the system."""
 
 
 class Ticket:
@@ -83,6 +87,7 @@ class Service:
         self._inbox: SimpleQueue[list[_Stream] | _Cancel | _Stop] = SimpleQueue()
         self._streams: dict[_Stream, None] = {}  # in order of arrival; the thread's own
         self._stop_at: float | None = None
+        self._is_used = False  # since memory was given back
         self._ids, self._counters = count(1), Counters()
         self._lock = threading.Lock()  # guards what follows
         self._queued = self._queued_tokens = self._num_compiling = 0
@@ -229,10 +234,16 @@ class Service:
     def _receive(self, block: bool = True) -> bool:
         """Reads the inbox, waiting for a message if there is nothing to do. False: time to end."""
         while True:
+            is_idle = block and not self._streams and not self._stop_at
             try:
-                message = self._inbox.get(block=block and not self._streams and not self._stop_at)
+                message = self._inbox.get(is_idle, IDLE_S if self._is_used else None)
             except Empty:
-                break
+                if not is_idle:
+                    break
+                self._is_used = False
+                give_back()  # logits of many rows stay in malloc's arenas otherwise
+                continue
+            self._is_used = True
             if isinstance(message, _Stop):
                 self._stop_at = min(message.at, self._stop_at or message.at)
             elif isinstance(message, _Cancel):
