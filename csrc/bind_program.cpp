@@ -121,6 +121,9 @@ static void bind_cache(nb::module_& m) {
   nb::class_<KvCache>(m, "KvCache", "Pages of keys and values, committed as they are used.")
       .def("__init__", &new_cache, "layers"_a, "kv_heads"_a, "head_dim"_a, "pages"_a, "key_bias"_a, "inv_freq"_a,
            "bf16 if key_bias is empty, else int8.")
+      .def(
+          "commit", [](KvCache& cache) { cache.memory.commit(); }, nb::call_guard<nb::gil_scoped_release>(),
+          "Takes the memory of all pages now. Raises MemoryError.")
       .def_ro("pages", &KvCache::pages);
 }
 

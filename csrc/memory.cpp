@@ -31,6 +31,23 @@ Region::Region(int64_t bytes, bool huge) : size_(bytes) {
   madvise(data_, mapped_, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);  // advice: refusal is no fault
 }
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23  // Linux 5.14
+#endif
+
+void Region::commit() {
+  madvise(data_, mapped_, MADV_HUGEPAGE);
+  int failed;
+  do failed = madvise(data_, mapped_, MADV_POPULATE_WRITE);
+  while (failed && (errno == EINTR || errno == EAGAIN));
+  if (failed && errno != EINVAL) throw std::bad_alloc();
+  if (!failed) return;
+  for (int64_t at = 0; at < mapped_; at += 4096) {  // an older kernel: a write to every page
+    volatile uint8_t* byte = data_ + at;
+    *byte = *byte;
+  }
+}
+
 Region::~Region() {
   if (data_) munmap(data_, mapped_);
 }

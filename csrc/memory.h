@@ -22,6 +22,10 @@ class Region {
   }
   ~Region();
 
+  // Takes all of it from the system now, in 2 MB pages where it can; what is there stays. Throws
+  // std::bad_alloc.
+  void commit();
+
   uint8_t* data() const { return data_; }
   int64_t size() const { return size_; }
 

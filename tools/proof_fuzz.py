@@ -2,10 +2,11 @@
 
     python tools/proof_fuzz.py --cases 1000000
 
-A server over a tiny model runs in a process of its own; workers send it requests grown from valid
-ones: JSON values put where they do not belong, bytes changed, heads and framing broken, connections
-dropped. An answer other than 2xx, 4xx or 503, one that is no JSON, or a golden request that goes
-wrong ends the run, and the case is written to a file. The seed is printed and repeats the run.
+A server over a tiny model runs in a process of its own; workers send it the requests of
+fuzz_cases.py and drop connections. An answer other than 2xx, 4xx or 503, one that is no JSON, a
+connection closed without an answer, or no answer at all is a fault, and its case is written to a
+file. The seed is printed and repeats the run. All processes may be stopped for minutes (SIGSTOP)
+without a fault.
 """
 
 from __future__ import annotations
@@ -21,120 +22,21 @@ import time
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
+from queue import Empty
 from random import Random
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+from fuzz_cases import make_case  # noqa: E402
 
 GOLDEN_EVERY = 500
-TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
-SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
-HI = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "hi"}]
-CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-SEEDS: list[tuple[str, dict[str, Any]]] = [
-    ("/v1/chat/completions", {"messages": HI, "max_tokens": 2, "seed": 1, "stop": ["x"]}),
-    ("/v1/chat/completions", {"messages": HI, "max_tokens": 2, "stream": True, "n": 2}),
-    ("/v1/chat/completions", {"messages": HI, "max_tokens": 1, "tools": [TOOL]}),
-    (
-        "/v1/chat/completions",
-        {
-            "messages": [
-                *HI,
-                {"role": "assistant", "content": None, "tool_calls": [CALL]},
-                {"role": "tool", "content": "3", "tool_call_id": "1"},
-            ],
-            "max_tokens": 1,
-            "tool_choice": "auto",
-            "tools": [TOOL],
-        },
-    ),
-    (
-        "/v1/chat/completions",
-        {
-            "messages": HI,
-            "max_tokens": 2,
-            "response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}},
-        },
-    ),
-    ("/v1/chat/completions", {"messages": HI, "max_tokens": 1, "logprobs": True, "top_k": 3}),
-    ("/v1/completions", {"prompt": "once", "max_tokens": 2, "logprobs": 1, "echo": True}),
-    ("/v1/completions", {"prompt": [[1, 2], [3]], "max_tokens": 1, "stream": True}),
-    ("/v1/completions", {"prompt": "a", "suffix": "b", "max_tokens": 1, "logit_bias": {"5": 1}}),
-    ("/v1/completions", {"prompt": "a", "max_tokens": 1, "structured_outputs": {"regex": "a+"}}),
-    ("/tokenize", {"prompt": "some text"}),
-    ("/detokenize", {"tokens": [1, 2, 3]}),
-    ("/apply_template", {"messages": HI, "tools": [TOOL]}),
-]
-ODD: list[Any] = [
-    *(None, True, 0, -1, 1, 2**31, 2**63, -(2**64), 1e308, 0.5, "", "a", "\ud800", "\x00"),
-    *("<|im_end|>", "é" * 50, [], {}, [[]], {"": {}}, [None], {"type": "function"}, HI, TOOL),
-    *(SCHEMA, {"$ref": "#"}, {"role": "user"}, "(a{99}){99}", [0] * 300, {"a": [{"b": [1]}]}),
-]
-BYTES = [b'"', b"{", b"}", b"[", b"]", b",", b":", b"\\", b"\x00", b"\xff", b"\n", b"e9", b"null"]
-BREAKS = [
-    (rb"HTTP/1.1", b"HTTP/1.0"),
-    (rb"HTTP/1.1", b"HTTP/3"),
-    (rb"POST", b"P\x00ST"),
-    (rb"POST", b"PUT"),
-    (rb"Host: [^\r]*", b"Host: evil.example"),
-    (rb"Host: [^\r]*\r\n", b""),
-    (rb"Content-Length: \d+", b"Content-Length: 1"),
-    (rb"Content-Length: \d+", b"Content-Length: -7"),
-    (rb"Content-Length: \d+", b"Content-Length: 99999999999999999999"),
-    (rb"Content-Length: \d+", b"Transfer-Encoding: chunked"),
-    (rb"Content-Type: [^\r]*", b"Content-Type: text/plain; charset=utf-16"),
-    (rb"\r\n\r\n", b"\r\nOrigin: null\r\n\r\n"),
-    (rb"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"),
-    (rb"\r\n\r\n", b"\r\nX: " + b"y" * 40_000 + b"\r\n\r\n"),
-    (rb"\r\n", b"\n"),
-    (rb" /[a-z_/1]*", b" /%00/../v1/models?x=%ff"),
-]
-
-
-def mutate_value(rng: Random, value: Any) -> Any:
-    """A copy with one place changed."""
-    if isinstance(value, dict) and value and rng.random() < 0.8:
-        name = rng.choice(list(value))
-        changed = {**value, name: mutate_value(rng, value[name])}
-        if rng.random() < 0.1:
-            changed[rng.choice(("x", "", "n", "stream", "seed"))] = changed.pop(name)
-        return changed
-    if isinstance(value, list) and value and rng.random() < 0.8:
-        at = rng.randrange(len(value))
-        return [*value[:at], mutate_value(rng, value[at]), *value[at + rng.randint(0, 2) :]]
-    return rng.choice(ODD)
-
-
-def mutate_bytes(rng: Random, data: bytes) -> bytes:
-    at, to = sorted(rng.randrange(len(data) + 1) for _ in range(2))
-    how = rng.randrange(4)
-    if how == 0:
-        return data[:at] + data[min(to, at + 8) :]
-    if how == 1:
-        return data[:at] + rng.choice(BYTES) * rng.choice((1, 1, 2, 60)) + data[at:]
-    if how == 2:
-        return data[:to] + data[at:to] + data[to:]
-    return data[:at] + rng.randbytes(min(to - at, 4)) + data[min(to, at + 4) :]
-
-
-def make_case(rng: Random, port: int) -> tuple[bytes, bool]:
-    """A request, and whether its framing is whole."""
-    path, value = rng.choice(SEEDS)
-    for _ in range(rng.choice((1, 1, 2, 3))):
-        value = mutate_value(rng, value)
-    body = json.dumps(value).encode()
-    while rng.random() < 0.3:
-        body = mutate_bytes(rng, body)
-    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
-    data = head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body
-    kind = rng.random()
-    if kind < 0.04:
-        return re.sub(*rng.choice(BREAKS), data, count=1), False
-    if kind < 0.07:
-        return mutate_bytes(rng, data), False
-    if kind < 0.09:
-        return data[: rng.randrange(len(data))], False
-    return data, True
+HANG_S = 600
+"""Without an answer for so long the server hangs; time in which all of us are stopped hardly
+counts, for the main process waits in turns of TURN_S."""
+TURN_S = 5
+PAUSE_S = 1.0
+"""After a pause the server may have closed a connection that was idle: that is no fault."""
 
 
 class Client:
@@ -142,6 +44,7 @@ class Client:
 
     def __init__(self, port: int) -> None:
         self._port, self._sock, self._file = port, None, None
+        self._asked = 0.0
 
     def close(self) -> None:
         for one in (self._file, self._sock):
@@ -151,8 +54,18 @@ class Client:
 
     def ask(self, data: bytes) -> tuple[int, bytes]:
         """Status and body. Raises OSError, ValueError for what is no answer."""
+        is_used, before, self._asked = self._sock is not None, self._asked, time.monotonic()
+        try:
+            return self._ask(data)
+        except ConnectionError:
+            self.close()
+            if not is_used or time.monotonic() - before < PAUSE_S:
+                raise
+            return self._ask(data)
+
+    def _ask(self, data: bytes) -> tuple[int, bytes]:
         if self._sock is None:
-            self._sock = socket.create_connection(("127.0.0.1", self._port), timeout=30)
+            self._sock = socket.create_connection(("127.0.0.1", self._port), timeout=10 * HANG_S)
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._file = self._sock.makefile("rb")
         self._sock.sendall(data)
@@ -181,7 +94,8 @@ class Client:
     def drop(self, data: bytes, rng: Random) -> int | None:
         """Sends broken framing on a connection of its own and leaves, mostly without listening."""
         address = ("127.0.0.1", self._port)
-        with socket.create_connection(address, timeout=0.2) as sock, suppress(OSError):
+        with socket.create_connection(address, timeout=10 * HANG_S) as sock, suppress(OSError):
+            sock.settimeout(0.2)
             sock.sendall(data)
             if rng.random() < 0.5:
                 sock.shutdown(socket.SHUT_WR)
@@ -208,17 +122,24 @@ def check(status: int, body: bytes) -> str | None:
 def golden(client: Client, port: int) -> None:
     body = json.dumps({"messages": [{"role": "user", "content": "hi"}], "temperature": 0}).encode()
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n" % port
-    for _ in range(2):
-        try:
-            status, found = client.ask(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-            break
-        except ConnectionResetError:  # it was idle for too long: a new connection
-            client.close()
+    data = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    begin = time.monotonic()
+    status, found = client.ask(data)
+    if status == 408 and time.monotonic() - begin > PAUSE_S:  # stopped before it could send
+        status, found = client.ask(data)
     assert status == 200, (status, found)
     assert json.loads(found)["choices"][0]["message"]["content"] == "Yes.", found
 
 
 def work(port: int, seed: int, cases: int, told: Any) -> None:
+    try:
+        send_cases(port, seed, cases, told)
+    except Exception as error:  # a golden request went wrong: this worker's last word
+        told.put((0, {}, f"golden: {type(error).__name__}: {error}"))
+        told.put((0, {}, "done"))
+
+
+def send_cases(port: int, seed: int, cases: int, told: Any) -> None:
     rng, client = Random(seed), Client(port)
     statuses: dict[int, int] = {}
     for number in range(cases):
@@ -261,6 +182,14 @@ def serve(ready: Any) -> None:
             time.sleep(60)
 
 
+def wait(told: Any) -> Any:
+    """What a worker tells next. Raises TimeoutError."""
+    for _ in range(HANG_S // TURN_S):
+        with suppress(Empty):
+            return told.get(timeout=TURN_S)
+    raise TimeoutError("no worker has told anything: the server hangs")
+
+
 def rss(pid: int) -> int:
     return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) // 1024
 
@@ -276,7 +205,7 @@ def main() -> None:
     ready, told = context.Queue(), context.Queue()
     server = context.Process(target=serve, args=(ready,), daemon=True)
     server.start()
-    port, share = ready.get(timeout=60), args.cases // args.workers
+    port, share = ready.get(timeout=HANG_S), args.cases // args.workers
     for i in range(args.workers):
         seed = args.seed * 10 + i
         context.Process(target=work, args=(port, seed, share, told), daemon=True).start()
@@ -285,7 +214,7 @@ def main() -> None:
     done, finished, faults, statuses = 0, 0, 0, dict[int, int]()
     sizes: list[int] = []
     while finished < args.workers:
-        count, found, fault = told.get(timeout=300)
+        count, found, fault = wait(told)
         done += count
         for status, times in found.items():
             statuses[status] = statuses.get(status, 0) + times
@@ -299,8 +228,13 @@ def main() -> None:
         if time.monotonic() - shown > 10:
             shown = time.monotonic()
             sizes.append(rss(server.pid))
-            rate = done / (shown - begin)
-            print(f"{done:,} cases, {rate:,.0f} a second, {sizes[-1]} MB", flush=True)
+            rate = max(done, 1) / (shown - begin)
+            left = (share * args.workers - done) / rate / 60
+            print(
+                f"{done:,} cases, {rate:,.0f} a second, {sizes[-1]} MB, {faults} faults, "
+                f"{left:.0f} min left",
+                flush=True,
+            )
     sizes.append(rss(server.pid))
     counts = ", ".join(f"{status or 'dropped'}: {n:,}" for status, n in sorted(statuses.items()))
     print(f"{share * args.workers:,} cases in {time.monotonic() - begin:,.0f} s; {counts}")

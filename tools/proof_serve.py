@@ -28,7 +28,8 @@ PORT = 8765
 
 
 async def ask(body: dict[str, Any], *, leave_after: float | None = None) -> tuple[int, Any, float]:
-    """Status, the body or the count of a stream's tokens, seconds. Leaves early if told to."""
+    """Status, seconds, and between them: tokens of the reply, seconds of Retry-After of a refusal,
+    or the text of any other answer. Leaves early if told to: then the status is 0."""
     begin = time.perf_counter()
     reader, writer = await asyncio.open_connection("127.0.0.1", PORT)
     try:
@@ -45,7 +46,8 @@ async def ask(body: dict[str, Any], *, leave_after: float | None = None) -> tupl
     status = int(head_bytes.split()[1])
     if status != 200:
         after = re.search(rb"(?i)retry-after: (\d+)", head_bytes)
-        return status, after and int(after[1]), time.perf_counter() - begin
+        told = int(after[1]) if after else rest.decode("utf-8", "replace")
+        return status, told, time.perf_counter() - begin
     counts = re.findall(rb'"completion_tokens":(\d+)', rest)
     return status, int(counts[-1]) if counts else None, time.perf_counter() - begin
 
@@ -101,6 +103,17 @@ class Server:
         found = {n: int(re.search(rf"{n}:\s+(\d+)", status)[1]) for n in ("VmRSS", "Threads")}
         return found | {"descriptors": len(list((folder / "fd").iterdir()))}
 
+    def mappings(self) -> Counter[str]:
+        """KB in memory by mapping: its file or kind, else its address and its size in KB."""
+        found, name = Counter[str](), ""
+        for line in Path(f"/proc/{self.process.pid}/smaps").read_text().splitlines():
+            if head := re.match(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+ *(.*)", line):
+                size = (int(head[2], 16) - int(head[1], 16)) // 1024
+                name = head[3] or f"{head[1]} of {size:,}"
+            elif line.startswith("Rss:"):
+                found[name] += int(line.split()[1])
+        return found
+
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
@@ -136,7 +149,7 @@ async def overload(args: argparse.Namespace) -> bool:
         await asyncio.wait(running)
     counts = Counter(status for status, _, _ in found)
     whole = all(tokens == 16 for status, tokens, _ in found if status == 200)
-    told = all(after for status, after, _ in found if status in (429, 503))
+    told = all(isinstance(after, int) for status, after, _ in found if status in (429, 503))
     slow = max((s for status, _, s in found if status == 200), default=0)
     growth = sizes[-1] / sizes[1] - 1
     print(
@@ -146,42 +159,52 @@ async def overload(args: argparse.Namespace) -> bool:
     print(f"refusals with Retry-After: {told}; memory {growth:+.1%} from the second tenth on")
     print(f"first request after it answered in {seconds:.2f} s with {status}")
     fine = whole and told and set(counts) <= {200, 429, 503} and abs(growth) < 0.02
-    return fine and status == 200 and seconds <= 5 and server.stop() == 0
+    return server.stop() == 0 and fine and status == 200 and seconds <= 5
+
+
+async def live_one(rng: Random, number: int, ends: Counter[str]) -> None:
+    """A request of random length that streams or not, ends, is late or hangs up."""
+    reply, kind = rng.randint(1, 12), rng.random()
+    body = body_of(rng.randrange(400), rng.choice((5, 70, 150)), reply)
+    body |= {"stream": rng.random() < 0.5, "n": rng.choice((1, 1, 1, 2))}
+    if kind < 0.1:
+        body |= {"max_tokens": 400, "qwell": {"deadline_s": 0.001 + rng.random()}}
+    leave = rng.random() * 0.6 if kind > 0.8 else None
+    if leave:
+        body["max_tokens"] = 300
+    status, told, _ = await ask(body, leave_after=leave)
+    while status in (429, 503):  # what a client should do
+        ends["refused"] += 1
+        await asyncio.sleep(told)
+        status, told, _ = await ask(body, leave_after=leave)
+    ends[str(status) if status else "left"] += 1
+    if status not in (0, 200):
+        print(f"{number:6,} {status} {told}; {body | {'prompt': len(body['prompt'])}}", flush=True)
 
 
 async def lives(args: argparse.Namespace) -> bool:
     server, rng = Server(args.model, "--kv-budget", "256MB", "--ctx", "4096"), Random(3)
     await server.ready()
     ends: Counter[str] = Counter()
-    facts: list[dict[str, int]] = []
     gate = asyncio.Semaphore(24)
+    tenth = args.requests // 10
 
     async def one(number: int) -> None:
         async with gate:
-            reply, kind = rng.randint(1, 12), rng.random()
-            body = body_of(rng.randrange(400), rng.choice((5, 70, 150)), reply)
-            body |= {"stream": rng.random() < 0.5, "n": rng.choice((1, 1, 1, 2))}
-            if kind < 0.1:
-                body |= {"max_tokens": 400, "qwell": {"deadline_s": rng.random()}}
-            leave = rng.random() * 0.6 if kind > 0.8 else None
-            if leave:
-                body["max_tokens"] = 300
-            status, _, _ = await ask(body, leave_after=leave)
-            ends[str(status) if status else "left"] += 1
-        if number in (args.requests // 10, args.requests - 1) or number % 1000 == 0:
-            facts.append(server.facts())
-            print(f"{number:6,} {facts[-1]} {dict(ends)}", flush=True)
+            await live_one(rng, number, ends)
+        if number in (tenth, args.requests - 1) or number % 1000 == 0:
+            print(f"{number:6,} {server.facts()} {dict(ends)}", flush=True)
 
     tasks: set[asyncio.Task[None]] = set()
-    begin, threads = None, 0
+    begin, mappings, threads = server.facts(), server.mappings(), 0
     for number in range(args.requests):
         task = asyncio.create_task(one(number))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         while len(tasks) > 48:
             await asyncio.sleep(0.01)
-        if number <= args.requests // 10 and number % 50 == 0:
-            begin = server.facts()
+        if number <= tenth and number % 50 == 0:
+            begin, mappings = server.facts(), server.mappings()
             threads = max(threads, begin["Threads"])  # of a pool that is idle or busy
     await asyncio.gather(*tasks)
     for _ in range(100):
@@ -190,18 +213,18 @@ async def lives(args: argparse.Namespace) -> bool:
             break
         await asyncio.sleep(0.1)
     await asyncio.sleep(20)  # idle connections and threads end
-    last = server.facts()
-    assert begin
+    last, grown = server.facts(), server.mappings() - mappings
     growth = last["VmRSS"] / begin["VmRSS"] - 1
     print(f"{args.requests:,} requests: {dict(ends)}; {end['qwell_pages_used']:.0f} pages held")
     print(f"at a tenth {begin}, {threads} threads at most until then")
-    print(f"at the end {last}: memory {growth:+.2%}")
+    print(f"at the end {last}: memory {growth:+.2%}; KB grown {dict(grown.most_common(4))}")
     print(
         f"memory at most {server.budget() // 1000} MB by its report, {last['VmRSS'] // 1000} used"
     )
     fine = end["qwell_pages_used"] == 0 and growth < 0.02 and last["VmRSS"] < server.budget()
     fine &= last["Threads"] <= threads and last["descriptors"] <= begin["descriptors"]
-    return fine and server.stop() == 0
+    fine &= set(ends) <= {"200", "left", "refused"}
+    return server.stop() == 0 and fine
 
 
 def main() -> None:

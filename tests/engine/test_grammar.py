@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -170,6 +171,29 @@ def test_a_wrong_token_is_an_error(compiler: GrammarCompiler) -> None:
     grammar = compiler.compile(GrammarSpec.regex("[0-9]"))
     with pytest.raises(QwellError, match=r"^the grammar failed on the way: [^\n]*$"):
         grammar.advance(TOKENIZER.encode("a")[0])
+
+
+def test_a_grammar_that_grows_slow_on_the_way_is_ended(compiler: GrammarCompiler) -> None:
+    """An ambiguous one takes longer for every token, 0.3 s for the thousandth."""
+    grammar, rng = (
+        compiler.compile(GrammarSpec.lark('start: e\ne: e e e | e e | "a" | "b"')),
+        Random(1),
+    )
+    begin, tokens = time.thread_time(), 0
+    with pytest.raises(UsageError, match="too long for every token"):
+        while tokens < 1000:
+            tokens += 1
+            grammar.mask()
+            grammar.advance(TOKENIZER.encode(rng.choice("ab"))[0])
+    assert time.thread_time() - begin < 2 + 0.01 * tokens
+
+
+def test_a_fair_grammar_is_not_ended_however_long_its_reply(compiler: GrammarCompiler) -> None:
+    grammar = compiler.compile(GrammarSpec.json_schema({"type": "string"}))
+    for char in '"' + "ab" * 1500 + '"':
+        grammar.mask()
+        grammar.advance(TOKENIZER.encode(char)[0])
+    assert grammar.is_done
 
 
 def test_the_same_spec_is_compiled_once(compiler: GrammarCompiler) -> None:

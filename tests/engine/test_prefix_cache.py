@@ -101,6 +101,19 @@ def test_roles_keep_pages_apart() -> None:
     assert len(cache.begin("", [1] * 129, 60).path) == 2
 
 
+def test_what_is_read_again_and_again_leaves_no_trail() -> None:
+    """A server whose cache is never full evicts nothing for weeks."""
+    cache, chats = PrefixCache(PagePool(8)), [[1] * 129, [1] * 64 + [2] * 65, [3] * 129]
+    for turn in range(1000):
+        tokens = chats[turn % 3]
+        lease = cache.begin("", tokens, 129)
+        assert cache.grow(lease, 129)
+        cache.computed(lease, tokens, 129, 129)
+        cache.end(lease)
+    assert len(cache._idle) <= 2 * 8 and cache.num_free == 8
+    assert cache.grow(Lease(""), 8 * 64)  # all of them can still be had
+
+
 def make_engine(**options: object) -> Engine:
     settings: dict[str, object] = {"eos_ids": [EOS], "max_context": 400, "num_pages": 20}
     return Engine(Rowwise(), make_tokenizer(), **settings | options)  # type: ignore[arg-type]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,7 +75,7 @@ def play(pace: Pace, base_s: float, row_s: float, steps: int = 40) -> list[float
 @pytest.mark.parametrize("row_s", [0.0008, 0.002, 0.006])
 def test_steps_come_to_take_what_they_should(base_s: float, row_s: float) -> None:
     late = [s for s in play(Pace(goal_s=0.15), base_s, row_s)[20:] if s > base_s]
-    assert all(s == pytest.approx(min(0.15, base_s + 256 * row_s), rel=0.15) for s in late) or (
+    assert all(s == pytest.approx(min(0.15, base_s + 256 * row_s), rel=0.2) for s in late) or (
         late[-1] == pytest.approx(base_s + MIN_ROWS * row_s)
     )
 
@@ -99,6 +101,62 @@ def test_a_text_is_no_loop() -> None:
     assert not ends_in_loop([])
     assert not ends_in_loop([i * i % 251 + i for i in range(2000)])
     assert not ends_in_loop([*range(65)] * 20)  # a longer period may be a table
+
+
+@pytest.mark.parametrize("rows", [0, 5, 100])
+def test_a_pause_of_minutes_changes_little(rows: int) -> None:
+    pace = Pace(goal_s=0.15)
+    play(pace, 0.02, 0.001)
+    base_s, row_s = pace.base_s, pace.row_s
+    pace.learn(rows, 180)
+    assert pace.base_s < 2 * base_s and pace.row_s < 2 * row_s
+    assert pace.reading_s(1000, 256) < 2 * 1000 * (base_s / 100 + row_s)
+    play(pace, 0.02, 0.001, steps=24)
+    assert pace.base_s == pytest.approx(base_s, rel=0.2)
+    assert pace.row_s == pytest.approx(row_s, rel=0.2)
+
+
+def test_who_is_slow_for_good_is_believed_soon() -> None:
+    pace = Pace(goal_s=0.15)
+    play(pace, 0.02, 0.001)
+    play(pace, 0.4, 0.02, steps=45)
+    assert pace.base_s == pytest.approx(0.4, rel=0.3) and pace.row_s == pytest.approx(0.02, rel=0.3)
+
+
+def test_a_crowded_machine_still_reads_whole_chunks() -> None:
+    """Beside other work the threads of a step wait for one another at every barrier: base_s grows a
+    hundredfold, row_s hardly. With prompts in every step only their different sizes tell that."""
+    pace, noise = Pace(goal_s=0.12), Random(2)
+    play(pace, 0.016, 0.001)
+    read, took = 0, 0.0
+    for _ in range(60):
+        rows = pace.rows(256)
+        seconds = (2 + rows * 0.006) * noise.uniform(0.7, 1.3)
+        pace.learn(rows, seconds)
+        read, took = read + rows, took + seconds
+    assert read / took > 20  # by 16 rows a step, 8
+    assert pace.reading_s(1000, 256) == pytest.approx(1000 * took / read, rel=0.5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_noise_does_not_make_long_steps(seed: int) -> None:
+    """A long prompt beside streams, rows that cost more and more; a step takes 7 % more or less,
+    now and then 30 % more."""
+    pace, noise = Pace(goal_s=0.12), Random(seed)
+    for rows in (*[0] * 30, 30, 30, 30):
+        pace.learn(rows, (0.016 + rows * 0.0008) * noise.uniform(0.9, 1.2))
+    for step in range(90):
+        rows = pace.rows(250)
+        seconds = (0.018 + rows * (0.0007 + 6e-6 * step)) * noise.choice((1, 1, 1, 1, 1.3))
+        seconds *= noise.uniform(0.93, 1.07)
+        assert step == 0 or seconds < 0.2
+        pace.learn(rows, seconds)
+
+
+def test_short_prompts_too_tell_that_it_is_fast_again() -> None:
+    pace = Pace(base_s=2.0, row_s=0.5)
+    pace.learn(5, 0.02)
+    assert pace.base_s <= 0.02 and pace.row_s <= 0.004
 
 
 def test_many_streams_do_not_stop_prompts() -> None:

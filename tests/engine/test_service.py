@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qwell.engine.grammar_spec import GrammarSpec
 from qwell.engine.jobs import Event, Failed, Finished, Job, Limits, Overloaded, Started, Token
 from qwell.engine.llm import LLM
 from qwell.engine.service import Service
@@ -85,13 +86,23 @@ class Slow:
 
     def __init__(self, inner: Scripted, seconds: float = 0.02) -> None:
         self.inner, self.config, self.seconds = inner, inner.config, seconds
+        self.pause = 0.0
+        """How long the next step stands still."""
 
     def new_kv(self, num_pages: int) -> Any:
         return self.inner.new_kv(num_pages)
 
     def step(self, batch: Batch) -> Any:
-        time.sleep(self.seconds)
+        time.sleep(self.seconds + self.pause)
+        self.pause = 0.0
         return self.inner.step(batch)
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 def job(*ids: int, **over: Any) -> Job:
@@ -265,6 +276,98 @@ def test_a_long_wait_is_refused(make: Make) -> None:
     with pytest.raises(Overloaded, match="estimated wait") as refused:
         held += [service.submit(job(), Heard()) for _ in range(8)]
     assert refused.value.reason == "wait" and 1 <= len(held) < 8
+
+
+def test_new_grammars_wait_within_a_bound(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes long to compile keeps neither known grammars nor jobs without one waiting."""
+    service = make(limits=Limits(max_compiling=2))
+    free = replace(GREEDY, ignore_eos=False)
+    known = replace(free, grammar=GrammarSpec.regex("[a-z]{3}"))
+    before = Heard()
+    service.submit(job(params=known), before)
+    assert len(before.completion().text) == 3
+    compiler, go_on = service._engine.grammars, threading.Event()
+    compile_it = compiler._compile
+
+    def slowly(spec: GrammarSpec) -> Any:
+        assert go_on.wait(20)
+        return compile_it(spec)
+
+    monkeypatch.setattr(compiler, "_compile", slowly)
+    new = [replace(free, grammar=GrammarSpec.regex(f"[a-z]{{{n}}}")) for n in (1, 2, 4)]
+    slow = [Heard(), Heard()]
+    threads = [
+        threading.Thread(target=service.submit, args=(job(params=params), heard))
+        for params, heard in zip(new, slow, strict=False)
+    ]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: service._num_compiling == 2)
+    with pytest.raises(Overloaded) as refused:
+        service.submit(job(params=new[2]), Heard())
+    assert refused.value.reason == "grammars"
+    for params in (known, GREEDY):
+        heard = Heard()
+        service.submit(job(params=params), heard)
+        heard.completion()
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert [len(heard.completion().text) for heard in slow] == [1, 2]
+
+
+def test_an_idle_service_gives_memory_back_once(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+    monkeypatch.setattr("qwell.engine.service.IDLE_S", 0.05)
+    monkeypatch.setattr("qwell.engine.service.give_back", lambda: given.append(time.monotonic()))
+    service = make()
+    for count in (1, 2):
+        heard = Heard()
+        service.submit(job(), heard)
+        heard.completion()
+        wait_for(lambda count=count: len(given) == count)
+    time.sleep(0.3)
+    assert len(given) == 2
+
+
+def test_what_was_cancelled_is_not_waited_for(make: Make) -> None:
+    service = make(Slow(never_ending()), Limits(max_wait_s=1), max_context=20_000)
+    heard = Heard()
+    ticket = service.submit(job(*range(60), *([7] * 15_000)), heard)
+    wait_for(lambda: service.snapshot().running == 1)
+    assert service.estimated_wait_s > 1
+    with pytest.raises(Overloaded):
+        service.submit(job(), Heard())
+    ticket.cancel()
+    heard.last()
+    assert service.estimated_wait_s == 0
+    after = Heard()
+    service.submit(job(), after)
+    assert len(after.completion().token_ids) == 6
+
+
+def test_a_pause_is_no_reason_to_refuse(make: Make) -> None:
+    """The process stands still for a while (it was stopped, the machine slept) in a step that reads
+    a prompt, then in one that does not: what is measured there says nothing of the next steps."""
+    backend = Slow(never_ending(), 0.001)
+    service = make(backend, Limits(max_wait_s=4), max_seqs=8, max_context=2000)
+    for length in (100, 40, 3):
+        warm = Heard()
+        service.submit(job(*[length] * length), warm)
+        warm.completion()
+    for length in (20, 2):
+        backend.pause, stopped = 1.5, Heard()
+        service.submit(job(*[length] * length, params=replace(GREEDY, max_tokens=10)), stopped)
+        wait_for(lambda: backend.pause == 0)
+        crowd = [Heard() for _ in range(16)]
+        for i, heard in enumerate(crowd):
+            service.submit(job(*[i] * 30), heard)
+        for heard in (stopped, *crowd):
+            heard.completion()
+        assert service.snapshot().refusals == {}
+        assert service.estimated_wait_s == 0
 
 
 def test_close_gives_grace_then_cancels(make: Make) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,20 @@ def make_cache(bias: F32, keys: F32, values: F32) -> _core.KvCache:
     for i, (key, value) in enumerate(zip(keys, values, strict=True)):
         _core.cache_write(cache, i, key, value)
     return cache
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+
+def test_a_cache_can_be_taken_at_once_and_keeps_what_is_in_it() -> None:
+    cache = _core.KvCache(1, 1, 64, 4096, np.empty(0, np.float32), freq(64))
+    key, value = np.arange(64, dtype=np.float32), -np.arange(64, dtype=np.float32)
+    _core.cache_write(cache, 70, key, value)
+    page, before = _core.cache_page(cache, 1), resident_bytes()
+    cache.commit()
+    assert resident_bytes() - before > 0.9 * 4096 * len(page)
+    assert _core.cache_page(cache, 1) == page
 
 
 def heads(head_dim: int, count: int) -> tuple[F32, F32, F32]:

@@ -1,6 +1,7 @@
-"""Run by qwen-agent's own Python: `agent.py URL RAW`. Prints as JSON what the agent did.
+"""Run by qwen-agent's own Python: `agent.py URL HOW MODEL ARTICLE [SYSTEM]`. Prints as JSON what
+the agent did.
 
-RAW: whether tools go through the API's own field, or through Qwen-Agent's prompt.
+HOW: 'raw' hands tools to the API's own field, else they go into Qwen-Agent's prompt.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ class GetStock(BaseTool):
 
 
 def main() -> None:
-    url, raw = sys.argv[1], sys.argv[2] == "raw"
-    sampling = {"temperature": 0, "seed": 1, "max_tokens": 200, "use_raw_api": raw}
-    llm = {"model": sys.argv[3], "model_server": url, "api_key": "none", "generate_cfg": sampling}
-    agent = FnCallAgent(llm=llm, function_list=["get_stock"])
-    question = "How many pieces of the article 'lamp' are in stock?"
+    url, how, model, article, *system = sys.argv[1:]
+    sampling = {"temperature": 0, "seed": 1, "max_tokens": 200, "use_raw_api": how == "raw"}
+    llm = {"model": model, "model_server": url, "api_key": "none", "generate_cfg": sampling}
+    agent = FnCallAgent(llm=llm, function_list=["get_stock"], system_message="".join(system))
+    question = f"How many pieces of the article '{article}' are in stock?"
     *_, last = agent.run([{"role": "user", "content": question}])
     print(json.dumps({"calls": CALLS, "messages": [dict(one) for one in last]}))
 

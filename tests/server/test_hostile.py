@@ -160,6 +160,88 @@ def test_bytes_that_are_no_request(server: Live, data: bytes) -> None:
     assert status in (200, 400, 403, 404, 405), found
 
 
+def test_two_lengths_of_one_body_are_refused(server: Live) -> None:
+    found = server.raw(
+        b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+    )
+    assert found.startswith(b"HTTP/1.1 400") and b"send one of them" in found
+
+
+def test_chunks_of_single_bytes_are_refused(server: Live) -> None:
+    head = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    found = server.raw(head + b"1\r\n \r\n" * 100_000 + b"0\r\n\r\n")
+    assert found.startswith(b"HTTP/1.1 400") and b"too small" in found
+    text = json.dumps({"prompt": "x" * 60_000}).encode()
+    parts = [text[at : at + 300] for at in range(0, len(text), 300)]
+    assert server.http.post("/tokenize", content=iter(parts)).status_code == 200
+
+
+def test_a_grammar_that_fails_while_it_is_written_is_the_clients_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("qwell.engine.grammar._REPLY_SECONDS", 0.0)
+    monkeypatch.setattr("qwell.engine.grammar._TOKEN_SECONDS", 0.0)
+    with live(random_llm()) as server:
+        body = {"prompt": "a", "max_tokens": 9, "structured_outputs": {"regex": "[ab]{99}"}}
+        reply = server.post("/v1/completions", body)
+        assert reply.status_code == 400 and "too long" in error_of(reply)["message"]
+        told = server.post("/v1/completions", body | {"stream": True}).text
+        assert "too long" in told and told.endswith("data: [DONE]\n\n")
+        assert server.chat(max_tokens=1).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path, body",
+    [
+        (CHAT, {"n": 128, "logprobs": True, "top_logprobs": 20}),
+        ("/v1/completions", {"prompt": "a", "n": 128, "logprobs": 20, "max_tokens": 4000}),
+        ("/v1/completions", {"prompt": ["a" * 2000] * 64, "logprobs": 20, "echo": True}),
+    ],
+)
+def test_more_log_probabilities_than_memory_is_planned_for(
+    server: Live, path: str, body: dict[str, object]
+) -> None:
+    messages = {"messages": [{"role": "user", "content": "hi"}]} if path == CHAT else {}
+    reply = server.post(path, messages | body)
+    assert reply.status_code == 400 and error_of(reply)["param"] == "logprobs"
+    assert (
+        server.post(
+            path,
+            messages | body | {"logprobs": None, "max_tokens": 1, "n": 1, "top_logprobs": None},
+        ).status_code
+        == 200
+    )
+
+
+def test_names_that_are_there_twice_are_found_at_once(server: Live) -> None:
+    names = ", ".join(f'"{i}": 1' for i in range(60_000))
+    begin = time.monotonic()
+    reply = send(server, with_field(f'"x": {{{names}, "59999": 2}}'))
+    assert reply.status_code == 400 and "'59999' is twice" in error_of(reply)["message"]
+    assert time.monotonic() - begin < 2
+
+
+def test_large_bodies_are_held_within_a_bound() -> None:
+    """Small ones are taken all the same, and room comes back when an answer has ended."""
+    large = json.dumps({"prompt": "a", "metadata": {"x": "y" * 200_000}}).encode()
+    head = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+    with live(says("Yes."), max_bodies=400_000) as server:
+        held = [socket.create_connection(("127.0.0.1", server.port), timeout=5) for _ in range(2)]
+        for sock in held:
+            sock.sendall(head % len(large) + large[:-1])
+        time.sleep(0.3)
+        refused = server.http.post("/tokenize", content=large)
+        assert refused.status_code == 503 and error_of(refused)["code"] == "bodies"
+        assert int(refused.headers["retry-after"]) >= 1
+        assert server.post("/tokenize", {"prompt": "x" * 60_000}).status_code == 200
+        for sock in held:
+            sock.sendall(large[-1:])
+            assert sock.recv(100).startswith(b"HTTP/1.1 200")
+            sock.close()
+        assert server.http.post("/tokenize", content=large).status_code == 200
+
+
 def test_a_half_closed_connection_is_let_go(server: Live) -> None:
     head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
     server.raw(head % (CHAT.encode(), len(GOOD)) + GOOD[:20], half_close=True)

@@ -139,6 +139,16 @@ def test_a_start_tells_what_it_takes_and_what_is_enforced(start: Start) -> None:
         assert text in told, told
 
 
+def test_a_budget_that_was_asked_for_is_taken_at_the_start(start: Start) -> None:
+    resident = []
+    for options in (("--kv-budget", "300MB"), ()):
+        server = start(*options, "--ctx", "4096")
+        status = Path(f"/proc/{server.process.pid}/status").read_text()
+        resident.append(int(status.partition("VmRSS:")[2].split()[0]) * 1024)
+        assert ("taken now" if options else "taken as they are used") in "".join(server.told)
+    assert resident[0] - resident[1] > 290e6
+
+
 def test_sigterm_lets_running_replies_end(start: Start) -> None:
     """Not ready at once, new requests refused, the running one whole, exit code 0."""
     server = start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import unicodedata
 from collections.abc import Callable
@@ -204,6 +205,29 @@ def test_ten_megabytes(tokenizer: Tokenizer, unit: str) -> None:
     ids = tokenizer.encode(text)
     assert time.perf_counter() - start < 60
     assert tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize("unit", ["a", "\u7684\u4e00\u662f"])
+def test_a_text_without_places_to_cut_lets_other_threads_run(
+    tokenizer: Tokenizer, unit: str
+) -> None:
+    """A server writes its streams meanwhile."""
+    tokenizer.encode("a" * 100_000)  # the library is there
+    turns, is_over = 0, threading.Event()
+
+    def count() -> None:
+        nonlocal turns
+        while not is_over.wait(0.001):
+            turns += 1
+
+    other = threading.Thread(target=count)
+    other.start()
+    try:
+        tokenizer.encode(unit * (1_500_000 // len(unit)))
+    finally:
+        is_over.set()
+        other.join()
+    assert turns > 20
 
 
 def test_saved_form_is_the_same(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -183,7 +183,13 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("--port", type=port, metavar="N", help="port to listen on (8000)"),
         Option("--api-key-file", metavar="FILE", help="one key a line; see qwell key"),
         CTX,
-        Option("--kv-budget", type=size, metavar="SIZE", help="memory for keys and values"),
+        Option(
+            "--kv-budget",
+            type=size,
+            metavar="SIZE",
+            help="memory for keys and values, taken at the start "
+            "(up to a quarter of what is free, as it is used)",
+        ),
         KV_DTYPE,
         ADAPTER,
         INT8,

@@ -76,10 +76,21 @@ def serve(
             template=template,
             room=Room(max_seqs=max_seqs, kv_budget=kv_budget or "auto"),
         )
+        if kv_budget is not None:  # what was asked for is had now or never, not in mid-reply
+            llm.engine.commit()
         limits = Limits(
             max_queued=max_queue, max_queued_tokens=max_queue_tokens, max_wait_s=max_wait
         )
-        _serve(llm, sock, settings, limits, Gate(tenants), alias=model, kv_dtype=kv_dtype or "bf16")
+        _serve(
+            llm,
+            sock,
+            settings,
+            limits,
+            Gate(tenants),
+            alias=model,
+            kv_dtype=kv_dtype or "bf16",
+            is_taken=kv_budget is not None,
+        )
 
 
 def _serve(
@@ -91,6 +102,7 @@ def _serve(
     *,
     alias: str,
     kv_dtype: str,
+    is_taken: bool,
 ) -> None:
     """Serves an opened model on an open socket until it is told to stop."""
     from qwell.engine.service import Service
@@ -106,7 +118,8 @@ def _serve(
     app = App(served, gate)
     weight_bytes, kv_bytes = _memory(llm, service, kv_dtype)
     address = sock.getsockname()[:2]
-    for line in report(app, address, speed, weight_bytes=weight_bytes, kv_bytes=kv_bytes):
+    sizes = {"weight_bytes": weight_bytes, "kv_bytes": kv_bytes}
+    for line in report(app, address, speed, **sizes, is_taken=is_taken):
         note(line)
     gc.collect()
     gc.freeze()  # what is loaded stays: looking through it again and again would stop streams

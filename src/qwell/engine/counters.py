@@ -5,6 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
+from qwell.engine.scheduler import believed
+
 BOUNDS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.6, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 BOUNDS_BATCH = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 
@@ -46,8 +48,10 @@ class Counters:
     tokens_in: int = 0
     tokens_out: int = 0
     cache_hit_tokens: int = 0
-    reply_s: float = 0.0
-    """How long a reply takes from its first row to its end, the last ones counting most."""
+    step_s: float = 0.1
+    """How long a step takes, the last ones counting most, and none for what a pause made of it."""
+    reply_steps: float = 0.0
+    """Steps of a reply from its first row to its end, the last ones counting most."""
     read_gb_per_s: float = 0.0
     """Memory read by steps without prompt rows, the last ones counting most."""
     step: Tally = field(default_factory=Tally)
@@ -60,6 +64,7 @@ class Counters:
         """read_bytes: of weights, keys and values; None for a step that read a prompt."""
         self.steps += 1
         self.step.add(seconds)
+        self.step_s += 0.1 * (believed(seconds, self.step_s, 0.0) - self.step_s)
         self.batch.add(replies)
         if read_bytes:
             rate = read_bytes / seconds * 1e-9
@@ -69,8 +74,13 @@ class Counters:
         self.tokens_in += prompt_tokens
         self.cache_hit_tokens += cached_tokens
 
-    def add_reply(self, seconds: float) -> None:
-        self.reply_s = seconds if self.reply_s == 0 else 0.9 * self.reply_s + 0.1 * seconds
+    def add_reply(self, steps: int) -> None:
+        self.reply_steps += (0.1 if self.reply_steps else 1) * (steps - self.reply_steps)
+
+    @property
+    def reply_s(self) -> float:
+        """How long a reply takes, reckoned from steps: what a pause took does not count."""
+        return self.reply_steps * self.step_s
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from qwell.engine.reply import Reply
 from qwell.engine.sampler import Mask, sample
 from qwell.engine.scheduler import Pace, Prompt, divide, entry_order
 from qwell.engine.types import F32, Backend, Request
-from qwell.errors import ContextLengthError, QwellError, UsageError
+from qwell.errors import ContextLengthError, MemoryBudgetError, QwellError, UsageError
 from qwell.model.batch import PAGE_SIZE, Batch
 
 if TYPE_CHECKING:
@@ -97,6 +97,16 @@ class Engine:
     @property
     def waiting(self) -> tuple[Reply, ...]:
         return tuple(self._waiting)
+
+    def commit(self) -> None:
+        """Takes the memory of all keys and values from the system now, not as pages are first used,
+        where the back end can. Raises MemoryBudgetError."""
+        try:
+            getattr(self._kv, "commit", lambda: None)()
+        except MemoryError as error:
+            raise MemoryBudgetError(
+                "the memory for keys and values cannot be had: ask for less"
+            ) from error
 
     def submit(self, request: Request) -> Reply:
         """Prepares a request and queues it."""

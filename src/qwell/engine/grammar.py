@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from threading import Lock
+from time import thread_time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,7 +30,11 @@ if TYPE_CHECKING:
 _SECONDS, _WALL_SECONDS, _BYTES = 1, 20, 2**31
 """What a heavy grammar may take to compile: CPU time, which a busy machine does not change; time on
 the clock, in case; memory."""
+_REPLY_SECONDS, _TOKEN_SECONDS = 1.0, 0.01
+"""CPU time a grammar may take in a reply, and more for each of its tokens."""
 _CACHED = 32
+_MISFIT = "doesn't satisfy"
+"""In the message for a token that may not come, which would be our fault."""
 _HEAVY = ('"pattern', '"format"', '"multipleOf"')
 _WHITE_SPACE = r"[ \t\r\n]{1,40}"
 """Between the parts of JSON: room to indent, an end to what small models else write for ever."""
@@ -46,18 +52,22 @@ class Grammar:
     """Where one reply stands in its grammar."""
 
     def __init__(self, matcher: LLMatcher) -> None:
-        self._matcher = matcher
+        self._matcher, self._left_s = matcher, _REPLY_SECONDS
 
     def mask(self) -> Mask:
         """int32 words over the ids: bit t % 32 of word t // 32 is set if token t may come next, end
-        ids included. Raises QwellError if the grammar grows too complex on the way."""
-        words = np.frombuffer(self._matcher.compute_bitmask(), np.int32)
+        ids included. Raises UsageError if the grammar grows too complex on the way, or too slow."""
+        with self._timed():
+            words = np.frombuffer(self._matcher.compute_bitmask(), np.int32)
         self._check()
         return words
 
     def advance(self, token: int) -> None:
-        """Takes the token the reply got. Raises QwellError if it may not come here."""
-        self._matcher.consume_token(token)
+        """Takes the token the reply got. Raises UsageError as `mask`, and QwellError if the token
+        may not come here."""
+        self._left_s += _TOKEN_SECONDS
+        with self._timed():
+            self._matcher.consume_token(token)
         self._check()
 
     def forced(self) -> list[int]:
@@ -70,9 +80,26 @@ class Grammar:
         """The text is complete and nothing may follow."""
         return self._matcher.is_stopped()
 
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Raises UsageError if the grammar takes more time than a reply has for it: the time of an
+        ambiguous one grows with every token, and all replies of a step wait for it."""
+        begin = thread_time()
+        yield
+        self._left_s -= thread_time() - begin
+        if self._left_s < 0:
+            raise UsageError(
+                "the grammar takes too long for every token: make it less ambiguous, and "
+                "left-recursive where it is right-recursive"
+            )
+
     def _check(self) -> None:
-        if self._matcher.is_error():
-            raise QwellError(f"the grammar failed on the way: {_reason(self._matcher.get_error())}")
+        if not self._matcher.is_error():
+            return
+        reason = _reason(self._matcher.get_error())
+        if _MISFIT in reason:
+            raise QwellError(f"the grammar failed on the way: {reason}")
+        raise UsageError(f"the grammar grew too complex on the way: {reason}; make it simpler")
 
 
 class GrammarCompiler:
@@ -82,15 +109,33 @@ class GrammarCompiler:
         self._tokenizer, self._vocab_size = tokenizer, vocab_size
         self._eos_ids = sorted(token for token in eos_ids if token < vocab_size)
         self._compiled: OrderedDict[GrammarSpec, LLMatcher] = OrderedDict()
-        self._lock = Lock()
+        self._lock, self._compiling = Lock(), Lock()  # the first is never held for long
 
     def compile(self, spec: GrammarSpec) -> Grammar:
         """A grammar at its start. Raises UsageError for one that cannot be enforced or takes too
-        long; the first call of a model takes about 0.8 s, a known spec none."""
+        long; the first call of a model takes about 0.8 s, a known spec none, not even while
+        another one is being compiled."""
+        found = self._known(spec)
+        if found is None:
+            with self._compiling:
+                found = self._known(spec) or self._keep(spec, self._compile(spec))
+        return found
+
+    def is_known(self, spec: GrammarSpec) -> bool:
+        """Whether it is compiled already."""
         with self._lock:
-            matcher = self._compiled.get(spec) or self._compile(spec)
-            self._compiled[spec] = matcher
+            return spec in self._compiled
+
+    def _known(self, spec: GrammarSpec) -> Grammar | None:
+        with self._lock:
+            if spec not in self._compiled:
+                return None
             self._compiled.move_to_end(spec)
+            return Grammar(self._compiled[spec].deep_copy())
+
+    def _keep(self, spec: GrammarSpec, matcher: LLMatcher) -> Grammar:
+        with self._lock:
+            self._compiled[spec] = matcher
             if len(self._compiled) > _CACHED:
                 self._compiled.popitem(last=False)
             return Grammar(matcher.deep_copy())

@@ -20,6 +20,9 @@ class Limits:
     """Prompt tokens that wait."""
     max_wait_s: float = 60.0
     """The estimated time until a new request would begin."""
+    max_compiling: int = 4
+    """Requests whose new grammars are compiled or wait for that. Fewer than a server reads at a
+    time, so that grammars that take long never keep others from being read."""
     step_ms: float = 120.0
     """How long a step should take: the gap between two tokens of a stream while prompts are read.
     Shorter steps read prompts more slowly."""
@@ -41,7 +44,7 @@ class Job:
 
 
 class Overloaded(QwellError):  # noqa: N818
-    """Refused for now. reason: 'queue', 'tokens', 'wait' or 'draining'."""
+    """Refused for now. reason: 'queue', 'tokens', 'wait', 'grammars' or 'draining'."""
 
     def __init__(self, reason: str, retry_after_s: float) -> None:
         self.reason, self.retry_after_s = reason, retry_after_s
@@ -49,6 +52,7 @@ class Overloaded(QwellError):  # noqa: N818
             "queue": "too many requests wait",
             "tokens": "too many prompt tokens wait",
             "wait": "the estimated wait is too long",
+            "grammars": "too many grammars are being compiled",
             "draining": "the server is shutting down",
         }[reason]
         super().__init__(f"{what}: try again in {math.ceil(retry_after_s)} s")

@@ -2,7 +2,7 @@
 
 A page keeps PAGE_SIZE tokens of one sequence. A sequence owns a list of pages that grows as it
 is used. The back end reserves address space for all pages, so the pool hands out low and lately
-freed pages first: memory is committed as it is used.
+freed pages first: memory is committed as it is used, unless `Engine.commit` took it all.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ It knows numbers of the system and of a config, not how they are used.
 
 from __future__ import annotations
 
+import ctypes
 import resource
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +27,12 @@ def available_bytes() -> int | None:
     """
     found = [_meminfo(), *_cgroups(), _address_space()]
     return min((value for value in found if value is not None), default=None)
+
+
+def give_back() -> None:
+    """Lets the system have memory that was freed and that malloc keeps, where the libc can."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def kv_bytes(config: ModelConfig, tokens: int, dtype: str) -> int:

@@ -42,6 +42,16 @@ class Lease:
     path: list[_Node] = field(default_factory=list)
 
 
+_Entry = tuple[int, int, _Node]
+"""When a node was used last, a number of its own, the node."""
+
+
+def _is_due(entry: _Entry) -> bool:
+    """Whether it is not out of date: an idle leaf that was not used since."""
+    used, _, node = entry
+    return not node.users and not node.children and node.used == used and node.parent is not None
+
+
 class PrefixCache:
     """The tree over the pages of `pool`.
 
@@ -52,7 +62,7 @@ class PrefixCache:
     def __init__(self, pool: PagePool, *, roles_differ: bool = True, enabled: bool = True) -> None:
         self.pool, self._roles_differ, self._enabled = pool, roles_differ, enabled
         self._roots: dict[str, _Node] = {}
-        self._idle: list[tuple[int, int, _Node]] = []  # a heap; entries may be out of date
+        self._idle: list[_Entry] = []  # a heap; entries may be out of date
         self._num_idle, self._clock, self._tie = 0, count(1), count()
 
     @property
@@ -160,17 +170,23 @@ class PrefixCache:
         node.used = next(self._clock)
 
     def _rest(self, node: _Node) -> None:
-        if not node.children:
-            heapq.heappush(self._idle, (node.used, next(self._tie), node))
+        if node.children:
+            return
+        heapq.heappush(self._idle, (node.used, next(self._tie), node))
+        if len(self._idle) > 2 * self.pool.num_pages:  # nothing may have been evicted for long
+            newest = {id(entry[2]): entry for entry in self._idle if _is_due(entry)}
+            self._idle = list(newest.values())
+            heapq.heapify(self._idle)
 
     def _evict(self) -> None:
         """Frees the idle leaf used longest ago. Whoever holds a node holds its parents, so an idle
         node has idle children only, and there is a leaf among them."""
         while True:
-            used, _, node = heapq.heappop(self._idle)
-            if not node.users and not node.children and node.used == used and node.parent:
+            entry = heapq.heappop(self._idle)
+            node, parent = entry[2], entry[2].parent
+            if parent and _is_due(entry):
                 break
-        parent, node.parent = node.parent, None  # its other entries in the heap are out of date
+        node.parent = None  # its other entries in the heap are out of date
         del parent.children[node.name]
         self.pool.release([node.page])
         self._num_idle -= 1

@@ -24,6 +24,13 @@ MIN_ROWS = 16
 SCORED_ROWS = 64
 """Most rows of a step whose logits are wanted for the prompt's own tokens: 0.6 MB each."""
 
+MOST_JUMP = 2.5
+"""A step counts as at most so many times what was expected: the process may have stood still for
+minutes, and one step alone says little. Who is slow for good is believed within a few steps."""
+
+KEEP = 0.85
+"""What a step measured counts when the next one has been."""
+
 FIRST_SHARE = 4
 """The oldest prompt gets one of so many parts, whatever comes after it: it cannot starve."""
 
@@ -41,28 +48,70 @@ class Pace:
     """How many prompt rows a step may have to take about `goal_s`. None: no goal.
 
     A step is taken to cost base_s (the weights are read once, and the replies' rows) and row_s for
-    every prompt row; both are learned from steps measured, the last ones counting most.
+    every prompt row: the line of least squares through the steps measured, the last ones counting
+    most. Where all were much alike, whose slope is noise, both go up or down together.
     """
 
     goal_s: float | None = None
     base_s: float = 0.0
     row_s: float = 0.002
 
+    def __post_init__(self) -> None:
+        self._sums = [0.0] * 5  # of 1, rows, rows^2, seconds, rows * seconds
+        self._tries = 0
+        for rows in (0, 64):  # what is known so far counts as two steps
+            self._add(rows, self.base_s + rows * self.row_s)
+
     def rows(self, most: int) -> int:
-        """Prompt rows for the next step, at most `most`."""
+        """Prompt rows for the next step, at most `most`.
+
+        Where even MIN_ROWS take too long, every third step has twice as many: it may be base_s
+        alone that is long, and steps that are all alike would never tell.
+        """
+        rows = self._fitting(most)
+        if rows == MIN_ROWS:
+            self._tries += 1
+            rows += MIN_ROWS * (self._tries % 3 == 0)
+        return min(rows, most)
+
+    def reading_s(self, tokens: int, most: int) -> float:
+        """How long so many prompt tokens take in steps of at most `most` rows."""
+        rows = min(self._fitting(most), most)
+        return tokens * (self.base_s / rows + self.row_s)
+
+    def _fitting(self, most: int) -> int:
         if self.goal_s is None:
             return most
         least = self.base_s * READ_SHARE / (1 - READ_SHARE)
         fit = int(max(self.goal_s - self.base_s, least) / self.row_s)
-        return min(max(fit, MIN_ROWS), most)
+        return max(min(fit, most), MIN_ROWS)
 
     def learn(self, prompt_rows: int, seconds: float) -> None:
         """A step with so many prompt rows took so long."""
-        if prompt_rows == 0:
-            self.base_s += 0.2 * (seconds - self.base_s)
-        elif prompt_rows >= MIN_ROWS:  # fewer say little about the cost of one
-            row_s = max((seconds - self.base_s) / prompt_rows, 1e-6)
-            self.row_s += 0.3 * (row_s - self.row_s)
+        self._add(prompt_rows, believed(seconds, self.base_s + prompt_rows * self.row_s, 0.05))
+        n, rows, squares, total, products = self._sums
+        mean, mean_s = rows / n, total / n
+        spread = squares / n - mean**2
+        if spread > max(2 * MIN_ROWS, (mean / 3) ** 2):
+            self.row_s = (products / n - mean * mean_s) / spread
+            self.base_s = mean_s - self.row_s * mean
+        else:
+            times = mean_s / max(self.base_s + mean * self.row_s, 1e-9)
+            self.base_s, self.row_s = self.base_s * times, self.row_s * times
+        if self.base_s < 0:
+            self.base_s, self.row_s = 0.0, products / squares
+        # No part of a step takes longer than the whole.
+        self.base_s = min(self.base_s, seconds)
+        self.row_s = max(min(self.row_s, seconds / max(prompt_rows, 1)), 1e-6)
+
+    def _add(self, rows: int, seconds: float) -> None:
+        new = (1.0, rows, rows**2, seconds, rows * seconds)
+        self._sums = [KEEP * old + more for old, more in zip(self._sums, new, strict=True)]
+
+
+def believed(seconds: float, known: float, floor: float) -> float:
+    """A measured time, cut at MOST_JUMP times the one expected; up to `floor` it always counts."""
+    return min(seconds, max(MOST_JUMP * known, floor))
 
 
 @dataclass(frozen=True)

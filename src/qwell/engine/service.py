@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from queue import Empty, SimpleQueue
@@ -28,10 +29,13 @@ from qwell.engine.jobs import (
     Token,
 )
 from qwell.engine.llm import LLM
+from qwell.engine.memory import give_back
 from qwell.engine.reply import Reply
-from qwell.engine.scheduler import READ_SHARE
 from qwell.engine.types import Request
 from qwell.errors import UsageError
+
+IDLE_S = 5.0
+"""With nothing to do for so long, freed memory goes back to the system."""
 
 
 class Ticket:
@@ -59,6 +63,8 @@ class _Stream:
     """Tokens of the reply that are counted."""
     last: float = 0.0
     """When the last of them came."""
+    first_step: int = 0
+    """Steps of the service before its own first one."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +87,10 @@ class Service:
         self._inbox: SimpleQueue[list[_Stream] | _Cancel | _Stop] = SimpleQueue()
         self._streams: dict[_Stream, None] = {}  # in order of arrival; the thread's own
         self._stop_at: float | None = None
-        self._unread = 0  # prompt rows of running requests
+        self._is_used = False  # since memory was given back
         self._ids, self._counters = count(1), Counters()
         self._lock = threading.Lock()  # guards what follows
-        self._queued = self._queued_tokens = 0
+        self._queued = self._queued_tokens = self._num_compiling = 0
         self._is_draining = self._is_closed = False
         self._refusals: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._run, name="qwell-engine", daemon=True)
@@ -105,15 +111,17 @@ class Service:
         with self._lock:  # before any work is put into it
             self._refuse_if_full(job)
         now = perf_counter()
+        with self._compiling(job):
+            replies = [self._engine.prepare(_request(job, choice)) for choice in range(job.n)]
         streams = [
             _Stream(
-                reply=self._engine.prepare(_request(job, choice)),
+                reply=reply,
                 choice=choice,
                 on_event=on_event,
                 deadline=None if job.deadline_s is None else now + job.deadline_s,
                 queued_tokens=0 if choice else len(job.prompt_ids),  # the others share its pages
             )
-            for choice in range(job.n)
+            for choice, reply in enumerate(replies)
         ]
         with self._lock:
             self._refuse_if_full(job)
@@ -153,10 +161,9 @@ class Service:
     def estimated_wait_s(self) -> float:
         """Until a request that came now would begin: prompts before it are read, and, if all
         places are taken, as many replies end as wait."""
-        step = self.limits.step_ms / 1000
-        share = max(READ_SHARE, 1 - self._pace.base_s / step)  # of a step's time, for prompts
-        reading = (self._queued_tokens + self._unread) * self._pace.row_s / share
-        running = len(self._engine.running)
+        here = self._engine.running
+        running, unread = len(here), sum(max(0, r.num_prompt - r.computed) for r in here)
+        reading = self._pace.reading_s(self._queued_tokens + unread, self._engine.max_rows)
         places = max(1, running) if self._engine.waiting else self._engine.max_seqs
         above = max(0, self._queued + running + 1 - places)
         return reading + above / places * self._counters.reply_s
@@ -184,8 +191,30 @@ class Service:
         elif wait > limits.max_wait_s:
             reason = "wait"
         if reason:
-            self._refusals[reason] += 1
-            raise Overloaded(reason, max(1.0, min(wait, limits.max_wait_s)))
+            over = wait - limits.max_wait_s if reason == "wait" else wait
+            raise self._refusal(reason, min(over, limits.max_wait_s))
+
+    def _refusal(self, reason: str, retry_after_s: float = 1.0) -> Overloaded:
+        """Counts it. The lock is held."""
+        self._refusals[reason] += 1
+        return Overloaded(reason, max(1.0, retry_after_s))
+
+    @contextmanager
+    def _compiling(self, job: Job) -> Iterator[None]:
+        """While a job is prepared, which may compile its grammar. Raises Overloaded."""
+        grammar = job.params.grammar
+        if grammar is None or self._engine.grammars.is_known(grammar):
+            yield
+            return
+        with self._lock:
+            if self._num_compiling >= self.limits.max_compiling:
+                raise self._refusal("grammars")
+            self._num_compiling += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._num_compiling -= 1
 
     # What follows runs in the service's thread alone.
 
@@ -205,10 +234,16 @@ class Service:
     def _receive(self, block: bool = True) -> bool:
         """Reads the inbox, waiting for a message if there is nothing to do. False: time to end."""
         while True:
+            is_idle = block and not self._streams and not self._stop_at
             try:
-                message = self._inbox.get(block=block and not self._streams and not self._stop_at)
+                message = self._inbox.get(is_idle, IDLE_S if self._is_used else None)
             except Empty:
-                break
+                if not is_idle:
+                    break
+                self._is_used = False
+                give_back()  # logits of many rows stay in malloc's arenas otherwise
+                continue
+            self._is_used = True
             if isinstance(message, _Stop):
                 self._stop_at = min(message.at, self._stop_at or message.at)
             elif isinstance(message, _Cancel):
@@ -237,7 +272,6 @@ class Service:
         shape = self._engine.last_shape
         read = None if shape.prompt_rows else self._engine.step_bytes(shape)
         self._counters.add_step(perf_counter() - begin, shape.replies, read)
-        self._unread = sum(max(0, r.num_prompt - r.computed) for r in self._engine.running)
 
     def _fault(self, error: Exception) -> None:
         """Ends those that were in the step; if there was none, those that could not get in."""
@@ -260,6 +294,7 @@ class Service:
         reply, now = stream.reply, perf_counter()
         if stream.is_queued and reply.started is not None:
             self._counters.add_start(reply.num_prompt, reply.num_cached)
+            stream.first_step = self._counters.steps - 1
             self._dequeue(stream)
             self._send(
                 stream, Started(stream.choice, reply.num_cached, reply.started - reply.submitted)
@@ -276,7 +311,7 @@ class Service:
             self._send(stream, Token(stream.choice, piece))
         if reply.completion:
             if reply.started is not None:
-                self._counters.add_reply(now - reply.started)
+                self._counters.add_reply(self._counters.steps - stream.first_step)
             self._leave(stream)
             _send(stream, Finished(stream.choice, reply.completion))
 

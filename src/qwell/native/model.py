@@ -131,8 +131,8 @@ class NativeModel:
         return [(name, t * 1e-9) for name, t in zip(self._program.labels(), nanos, strict=True)]
 
     def new_kv(self, num_pages: int) -> _core.KvCache:
-        """Pages for keys and values in kv_dtype; memory is committed as pages are first used.
-        Raises MemoryBudgetError if not even the addresses can be had."""
+        """Pages for keys and values in kv_dtype; memory is committed as pages are first used, or
+        at once by `commit`. Raises MemoryBudgetError if not even the addresses can be had."""
         try:
             return _core.KvCache(
                 self.config.num_layers,

@@ -16,7 +16,7 @@ from qwell.engine.types import Completion, TokenLogprob
 from qwell.errors import TextError
 from qwell.server.auth import Tenant
 from qwell.server.errors import ApiError
-from qwell.server.exchange import Exchange, Json
+from qwell.server.exchange import Exchange, Json, check_logprobs
 from qwell.server.requests import ChatRequest, Message
 from qwell.server.sampling import read_format, read_params, read_structure
 from qwell.server.served import Served
@@ -62,6 +62,7 @@ class ChatExchange(Exchange):
                 deadline_s=request.qwell.deadline_s,
             )
         ]
+        check_logprobs(self.jobs, served.llm.max_context)
 
     def _shown_tools(self) -> list[Json] | None:
         """With tool_choice 'none' the model is not told of tools, so it cannot call one."""

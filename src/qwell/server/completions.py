@@ -12,7 +12,7 @@ from qwell.engine.jobs import Event, Finished, Job, Token
 from qwell.engine.types import Completion, SamplingParams, TokenLogprob
 from qwell.server.auth import Tenant
 from qwell.server.errors import ApiError
-from qwell.server.exchange import Exchange, Json, token_text
+from qwell.server.exchange import Exchange, Json, check_logprobs, token_text
 from qwell.server.requests import MAX_CHOICES, TextRequest
 from qwell.server.sampling import read_params, read_structure
 from qwell.server.served import Served
@@ -47,6 +47,7 @@ class TextExchange(Exchange):
             )
             for ids in prompts
         ]
+        check_logprobs(self.jobs, served.llm.max_context)
 
     def _check(self) -> None:
         request = self.request

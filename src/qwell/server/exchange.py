@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,6 +21,10 @@ from qwell.server.sampling import in_force
 from qwell.server.served import Served
 
 Json = dict[str, Any]
+
+
+MAX_LOGPROBS = 1_000_000
+"""Log-probabilities one answer may hold, 0.3 kB each: a reply of 32,768 tokens with all 20."""
 
 
 class Exchange(ABC):
@@ -149,6 +153,26 @@ class Exchange(ABC):
             **self.facts(),
         }
         return {"qwell": {"truth": truth}}
+
+
+def check_logprobs(jobs: Sequence[Job], max_context: int) -> None:
+    """Raises ApiError 400 if an answer could hold more than MAX_LOGPROBS log-probabilities."""
+    most = 0
+    for job in jobs:
+        room = max(0, max_context - len(job.prompt_ids))
+        told = room if job.params.max_tokens is None else min(job.params.max_tokens, room)
+        for each, tokens in (
+            (job.params.logprobs, told),
+            (job.params.prompt_logprobs, len(job.prompt_ids)),
+        ):
+            most += 0 if each is None else job.n * tokens * (each + 1)
+    if most > MAX_LOGPROBS:
+        raise ApiError(
+            400,
+            f"logprobs: this could be {most:,} of them, at most {MAX_LOGPROBS:,} are told: lower "
+            "n, max_tokens or how many for each token",
+            "logprobs",
+        )
 
 
 def token_text(token: TokenLogprob) -> str:

@@ -19,12 +19,16 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qwell.server.auth import Gate
-from qwell.server.errors import ApiError
+from qwell.server.errors import ApiError, retry_after
 from qwell.server.settings import Settings, is_loopback
 from qwell.server.stream import error_response
 
 _SPARE, _SPARE_S = 64 << 20, 3.0
 """So much of a body that is too large is read and dropped, so that its sender hears the answer."""
+BODY_READ = "qwell.body_read"
+"""In the scope: bytes of the body that have been received."""
+_SMALL = 64 << 10
+"""So much of every body is taken however many large ones are held."""
 _OWN_HEADERS = b"x-qwell-strict, x-qwell-truth"
 _SAFE_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -48,6 +52,7 @@ class Guard:
         self._app, self._settings, self._gate = app, settings, gate
         self._is_open, self._on_status = is_open, on_status
         names = {"localhost", socket.gethostname().lower(), settings.host.lower()}
+        self._bodies = _Bodies(settings.max_bodies)
         self._names = names | {host.lower() for host in settings.allowed_hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,7 +60,7 @@ class Guard:
             return
         headers = dict(scope["headers"])  # of two that are equal the last: each is checked alone
         cors: list[tuple[bytes, bytes]] = []
-        body = _Body(receive, self._settings)
+        body = _Body(receive, scope, self._settings, self._bodies)
         sender = _Sender(
             send, self._settings.write_s, cors, partial(self._on_status, scope["path"])
         )
@@ -81,6 +86,8 @@ class Guard:
             if sender.has_begun:  # nothing sane can follow: the connection is closed
                 raise
             await error_response(error)(scope, receive, sender)
+        finally:
+            body.release()
 
     def _tenant(self, path: str, headers: dict[bytes, bytes]) -> object:
         if self._is_open(path):
@@ -121,11 +128,29 @@ class Guard:
         ]
 
 
+class _Bodies:
+    """Bytes of large bodies that all requests together may hold; the loop's thread alone asks."""
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+
+    def take(self, size: int) -> bool:
+        """False, and nothing changed, if there is no room."""
+        if size > self._left:
+            return False
+        self._left -= size
+        return True
+
+    def give(self, size: int) -> None:
+        self._left += size
+
+
 class _Body:
     """`receive` within limits of size and time."""
 
-    def __init__(self, receive: Receive, settings: Settings) -> None:
-        self._receive, self._left = receive, settings.max_body
+    def __init__(self, receive: Receive, scope: Scope, settings: Settings, bodies: _Bodies) -> None:
+        self._receive, self._scope, self._left = receive, scope, settings.max_body
+        self._bodies, self._taken = bodies, 0
         self._settings, self._end = settings, monotonic() + settings.body_s
         self._is_whole = False
 
@@ -140,11 +165,26 @@ class _Body:
             raise ApiError(408, text, code="timeout", headers={"Connection": "close"}) from error
         self._is_whole = not message.get("more_body", False)
         self._left -= len(message.get("body", b""))
+        self._scope[BODY_READ] = self._settings.max_body - self._left
         if self._left < 0:
             if not self._is_whole:
                 await self.drop()
             raise _too_large(self._settings.max_body)
+        large = max(0, self._settings.max_body - self._left - _SMALL) - self._taken
+        if large > 0:
+            if not self._bodies.take(large):
+                if not self._is_whole:
+                    await self.drop()
+                text = "too many large bodies are being answered: try again"
+                headers = {**retry_after(1), "Connection": "close"}
+                raise ApiError(503, text, code="bodies", headers=headers)
+            self._taken += large
         return message
+
+    def release(self) -> None:
+        """The request is over."""
+        self._bodies.give(self._taken)
+        self._taken = 0
 
     async def drop(self) -> None:
         dropped, more = 0, True
@@ -153,6 +193,7 @@ class _Body:
                 while more and dropped < _SPARE:
                     message = await self._receive()
                     dropped += len(message.get("body", b""))
+                    self._scope[BODY_READ] = self._settings.max_body - self._left + dropped
                     more = message.get("more_body", False)
         except TimeoutError:
             return
@@ -188,10 +229,7 @@ class _Sender:
     async def preflight(self) -> None:
         headers = [
             (b"access-control-allow-methods", b"GET, POST"),
-            (
-                b"access-control-allow-headers",
-                b"authorization, content-type, x-qwell-strict, x-qwell-truth",
-            ),
+            (b"access-control-allow-headers", b"authorization, content-type, " + _OWN_HEADERS),
             (b"access-control-max-age", b"600"),
         ]
         await self({"type": "http.response.start", "status": 204, "headers": headers})
@@ -200,6 +238,10 @@ class _Sender:
 
 def _check_length(headers: dict[bytes, bytes], most: int) -> None:
     given = headers.get(b"content-length", b"0")
+    if b"content-length" in headers and b"transfer-encoding" in headers:
+        # Two servers in a row might read two different requests.
+        text = "the request has both Content-Length and Transfer-Encoding: send one of them"
+        raise ApiError(400, text, headers={"Connection": "close"})
     if given.isdigit() and int(given) > most:
         raise _too_large(most)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from typing import Any
 
 from qwell.server.errors import ApiError
@@ -60,8 +61,7 @@ def check_shape(body: bytes) -> None:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        twice = next(name for name, times in Counter(n for n, _ in pairs).items() if times > 1)
         raise _bad(f"the name {twice!r:.60} is twice in one object", param=twice[:60])
     return found
 

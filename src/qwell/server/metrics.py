@@ -31,7 +31,7 @@ HISTOGRAMS = {
     "ttft_seconds": "from a request to its first token",
     "gap_seconds": "between two tokens of a reply",
 }
-REASONS = ("queue", "tokens", "wait", "draining", "rate_limit", "concurrency_limit")
+REASONS = ("queue", "tokens", "wait", "grammars", "draining", "rate_limit", "concurrency_limit")
 
 
 def metrics_text(

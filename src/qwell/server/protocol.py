@@ -7,22 +7,30 @@ no route.
 from __future__ import annotations
 
 import asyncio
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from qwell.server.errors import ApiError
+from qwell.server.guard import BODY_READ
 from qwell.server.settings import Settings
 from qwell.server.stream import dump
+
+_READ = 32 << 10
+"""Bytes taken from a connection at a time: those of one never keep the others waiting for long."""
+_FRAMING = 64 << 10
+"""So many bytes of a body may be chunk heads before the share of its content is looked at."""
 
 
 class GuardedProtocol(H11Protocol):
     settings: ClassVar[Settings]
     _head_timer: asyncio.TimerHandle | None = None
+    _on_wire = 0  # bytes since the head of the request whose body is read now
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.max_size = _READ  # type: ignore[attr-defined]
         if len(self.connections) > self.settings.max_connections:
             self._refuse(ApiError(503, "too many connections are open: try again later"))
             return
@@ -36,6 +44,7 @@ class GuardedProtocol(H11Protocol):
         if not self.transport.is_closing():
             super().data_received(data)
             self._watch_head()
+            self._watch_body(len(data))
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -50,6 +59,16 @@ class GuardedProtocol(H11Protocol):
             self._stop_timer()
         elif self._head_timer is None and self.conn.trailing_data[0]:
             self._head_timer = self.loop.call_later(self.settings.head_s, self._head_late)
+
+    def _watch_body(self, size: int) -> None:
+        """Chunks of single bytes cost a hundred times what they bring."""
+        if self.conn.their_state is not h11.SEND_BODY or self.cycle is None:
+            self._on_wire = 0
+            return
+        self._on_wire += size
+        content = cast(int, self.cycle.scope.get(BODY_READ, 0)) + len(self.cycle.body)
+        if self._on_wire > _FRAMING + 4 * content:
+            self._refuse(ApiError(400, "the body comes in chunks that are too small: send larger"))
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:

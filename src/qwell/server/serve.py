@@ -108,10 +108,16 @@ def log_to_stderr() -> None:
 
 
 def report(
-    app: App, address: tuple[str, int], speed: str, *, weight_bytes: int, kv_bytes: int
+    app: App,
+    address: tuple[str, int],
+    speed: str,
+    *,
+    weight_bytes: int,
+    kv_bytes: int,
+    is_taken: bool,
 ) -> Iterator[str]:
     """What an operator wants to know before the first request: what it is, what it may take, how
-    fast it is, what is enforced."""
+    fast it is, what is enforced. is_taken: keys and values have their memory already."""
     served, settings = app.served, app.settings
     limits, found = served.service.limits, served.service.snapshot()
     left = available_bytes()
@@ -121,10 +127,11 @@ def report(
     if served.llm.adapter_id:
         yield f"adapter      {served.llm.adapter_id}"
     yield f"context      {served.llm.max_context:,} tokens a request, prompt and reply"
-    total = weight_bytes + kv_bytes + WORK_BYTES
+    total, taken = weight_bytes + kv_bytes + WORK_BYTES, "now" if is_taken else "as they are used"
     yield (
         f"memory       at most {total / 1e9:.2f} GB: weights {weight_bytes / 1e9:.2f}, keys and "
-        f"values {kv_bytes / 1e9:.2f} ({found.pages_total:,} pages), work {WORK_BYTES / 1e9:.2f}"
+        f"values {kv_bytes / 1e9:.2f} ({found.pages_total:,} pages, taken {taken}), work "
+        f"{WORK_BYTES / 1e9:.2f}"
         + ("" if left is None else f"; {left / 1e9:.1f} GB of the machine are free")
     )
     yield f"speed        {speed}"

@@ -23,6 +23,9 @@ class Settings:
     """Unknown fields are refused."""
     log_prompts: bool = False
     max_body: int = 8 << 20
+    max_bodies: int = 64 << 20
+    """Held at a time by all requests together, each but for its first 64 KiB; a body is held until
+    its answer has ended."""
     max_head: int = 32 << 10
     max_connections: int = 512
     head_s: float = 10.0

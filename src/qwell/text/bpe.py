@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from itertools import pairwise
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from qwell.text.sources import PATTERN
@@ -26,6 +28,7 @@ LOOP_PIECE = 128
 """Bytes of the longest piece the loop takes: its time is quadratic in them."""
 
 _CHUNK = 16_384
+_LONG, _TURN = 1 << 20, Lock()
 _CUT = re.compile(r"(?<=\S)(?= )")
 _BYTE_ID = {char: i for i, char in enumerate(BYTE_OF)}
 _NEVER = 1 << 62
@@ -68,9 +71,15 @@ class Bpe:
         return ids
 
     def encode_long(self, text: str) -> list[int]:
-        """The same through the library, in chunks: it needs 160 bytes of memory a character."""
-        encode = self._library.encode
-        return [i for part in chunks(text) for i in encode(part, add_special_tokens=False).ids]
+        """The same through the library, in chunks: it needs 60 bytes of memory a character, so that
+        long texts without a place to cut take turns. Called for a batch, it lets other threads run.
+        """
+        ids: list[int] = []
+        for part in chunks(text):
+            with _TURN if len(part) > _LONG else nullcontext():
+                [found] = self._library.encode_batch_fast([part], add_special_tokens=False)
+            ids += found.ids
+        return ids
 
     @cached_property
     def _id_of_merge(self) -> dict[str, int]:
