@@ -116,9 +116,11 @@ def init_decoder(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     recompute: bool = False,
+    std: float = INIT_STD,
 ) -> Decoder:
-    """A fresh model: matrices from a normal of INIT_STD, biases 0, norms 1 (the scheme of the
-    official modeling code). The same seed gives the same weights in every dtype up to rounding."""
+    """A fresh model: matrices from a normal of INIT_STD, those of layers of std, biases 0, norms 1
+    (the scheme of the official modeling code). The same seed gives the same weights in every dtype
+    up to rounding."""
     decoder = Decoder(config, dtype=dtype, device=device, recompute=recompute)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -129,7 +131,8 @@ def init_decoder(
                 parameter.fill_(1.0)
             else:
                 fresh = torch.empty(parameter.shape, dtype=torch.float32)
-                parameter.copy_(fresh.normal_(0.0, INIT_STD, generator=generator))
+                spread = std if ".layers." in name else INIT_STD
+                parameter.copy_(fresh.normal_(0.0, spread, generator=generator))
     return decoder
 
 
