@@ -77,7 +77,7 @@ class TourConfig:
     """text gathered from this machine"""
     held_out_bytes: int = 300_000
     """of the held-out text, read to measure bits per byte"""
-    vocab_size: int = 4096
+    vocab_size: int = 8192
     """tokens of the tokenizer"""
     hidden_size: int = 256
     """of the model; heads are of 32"""
