@@ -14,7 +14,7 @@ _NUMBERS: dict[str, tuple[Any, str]] = {
     "sft_steps": (int, "steps of fine-tuning; else as many as fit its minutes"),
     "corpus_bytes": (int, "text gathered from this machine (48000000)"),
     "held_out_bytes": (int, "held-out text to measure on (300000)"),
-    "vocab_size": (int, "tokens of the tokenizer (8192)"),
+    "vocab_size": (int, "tokens of the tokenizer (16384)"),
     "hidden_size": (int, "of the model, a multiple of 64 (256)"),
     "layers": (int, "of the model (4)"),
     "rows_per_task": (int, "questions to learn of each task (12000)"),

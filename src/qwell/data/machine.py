@@ -38,8 +38,8 @@ _NAMES = ("readme", "copyright", "license", "changelog", "news", "authors", "tod
 _SKIPPED = frozenset({"__pycache__", "node_modules", "idle_test", "site-packages", "test", "tests"})
 MIN_BYTES, MAX_BYTES = 200, 65_536
 """Of a file: shorter ones say nothing, longer ones are tables."""
-PIECE = 3_700
-"""Characters of a piece of training text, at most: about 1,000 tokens of 3.8 bytes."""
+PIECE = 4_000
+"""Characters of a piece of training text, at most: about 1,000 tokens of the tour's model."""
 
 
 @dataclass

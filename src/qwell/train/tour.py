@@ -77,8 +77,10 @@ class TourConfig:
     """text gathered from this machine"""
     held_out_bytes: int = 300_000
     """of the held-out text, read to measure bits per byte"""
-    vocab_size: int = 8192
-    """tokens of the tokenizer"""
+    vocab_size: int = 16_384
+    """tokens of the tokenizer. Many, since merges are learnt in two seconds what takes a model
+    minutes: over the same 6.4 MB of text 4,096 gave 1.91 bits a byte in 158 s, 8,192 1.85 in 134,
+    16,384 1.81 in 139"""
     hidden_size: int = 256
     """of the model; heads are of 32"""
     layers: int = 4
