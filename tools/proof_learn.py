@@ -8,7 +8,8 @@ answers; a control whose answers are dealt out anew among the questions, so that
 same prompts and the very same set of answers, but never which belongs to which; and the first once
 more for a few steps, to show that a run is repeated bit for bit. All are asked through qwell's own
 engine at greedy decoding and judged by the task's own verifier. Prints one JSON object and leaves
-curves in OUT/learn.png.
+curves in OUT/learn.png. A step is 2,048 tokens, some twenty questions of this task: forty steps see
+most of a thousand. With the 0.5B on two cores of 300 tokens/s all takes about twelve minutes.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ def main() -> None:
     parser.add_argument("--model", default="qwen2.5-coder:0.5b")
     parser.add_argument("--task", default="family_relationships")
     parser.add_argument("--options", type=json.loads, default={}, help="of the task, as JSON")
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--train", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--train", type=int, default=1000)
     parser.add_argument("--test", type=int, default=200)
     parser.add_argument("--again", type=int, default=4, help="steps of the repeated run")
     parser.add_argument("--seed", type=int, default=0)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from qwell.cli.main import main
+from qwell.text.template import ChatTemplate
 from tests.cli.tiny import Run, in_process
 from tests.train.tiny_run import prepare, write_chats, write_texts
 
@@ -103,6 +104,29 @@ def test_the_doctor_finds_what_is_wrong_with_rows(qwell: Run, place: Path) -> No
     assert same.code == 12 and "test question in training" in same.out
     long = qwell("train", "doctor", "sft", *data, "--context", "16", "--steps", "6")
     assert long.code == 12 and "over-long" in long.out and "and 79 more" in long.out
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "shown"),
+    [
+        (("<|im_start|>", "<|im_start|> "), "template drift", "<|im_start|> user"),
+        (("<|im_end|>", ""), "no end token", "assistant"),
+    ],
+)
+def test_a_template_that_would_teach_the_wrong_text_is_refused(
+    qwell: Run, place: Path, change: tuple[str, str], name: str, shown: str
+) -> None:
+    """One that differs from the model's own, and one whose turns have no end to learn: the run
+    does not start, and the doctor shows the row."""
+    template = place / f"{name}.jinja"
+    template.write_text(ChatTemplate.chatml().source.replace(*change))
+    line = ["--model", place / "tiny", "--data", place / "chats.jsonl", "--template", template]
+    run = ["--out", place / "drift", *QUICK]
+    found = qwell("train", "sft", *line, *run)
+    assert found.code == 12 and not (place / "drift").exists()
+    assert name in found.err and shown in found.err
+    told = qwell("train", "doctor", "sft", *line, *QUICK)
+    assert told.code == 12 and f"error: {name}: " in told.out and shown in told.out
 
 
 def test_the_doctor_refuses_lora_on_an_untrained_end(qwell: Run, place: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from qwell.data.machine import gather, is_held_out, places
+from qwell.data.duplicates import shares_found
+from qwell.data.machine import PIECE, gather, is_held_out, places
 from qwell.data.tasks import score, write_tasks
 from qwell.errors import DataError, UsageError
 
@@ -30,7 +31,7 @@ def root(tmp_path: Path) -> Path:
         (root / "doc" / f"page{i}.rst").write_text(words)
     (root / "copy.py").write_text((root / "m1.py").read_text() + "\n# copy\n")
     (root / "tests" / "test_m.py").write_text("x = 1\n" * 100)
-    (root / "long.py").write_text("".join(f"value_{i} = {i}\n" for i in range(4500)))
+    (root / "long.py").write_text("".join(f"value_{i} = {i}\n" for i in range(3000)))
     (root / "short.py").write_text("x = 1\n")
     (root / "image.png").write_bytes(b"\0" * 500)
     return root
@@ -48,7 +49,7 @@ def test_a_corpus_is_gathered_and_split_by_content(tmp_path: Path, root: Path) -
     assert sum(made.bytes.values()) == total
     assert sum(made.documents.values()) == len(train) + len(test)
     assert made.skipped["neither code nor documentation"] == 1
-    assert made.skipped["not 200 to 200,000 bytes"] == 1
+    assert made.skipped["not 200 to 65,536 bytes"] == 1
     assert not any("tests" in row["path"] for row in train + test)
     again = gather(tmp_path / "again", max_bytes=80_000, roots=[root])
     assert again.train.read_bytes() == made.train.read_bytes()
@@ -59,25 +60,50 @@ def test_near_copies_do_not_cross_the_split(tmp_path: Path, root: Path) -> None:
     made = gather(tmp_path / "out", max_bytes=10_000_000, roots=[root])
     texts = [row["text"] for row in lines(made.train) + lines(made.test)]
     assert sum("def f1(x)" in text for text in texts) == 1
-    assert sum(text.endswith("value_4499 = 4499\n") for text in texts) == 1
+    assert sum(text.endswith("value_2999 = 2999\n") for text in texts) == 1
     assert sum("value_9 = 9\n" in text for text in texts) == 1
     assert made.skipped["near duplicates"] >= 1
 
 
+def test_a_patchwork_of_training_files_is_no_test(tmp_path: Path, root: Path) -> None:
+    """Made of pieces of many files it is near none of them; nine tenths of it stand in them."""
+    files = [(root / f"m{i}.py").read_text() for i in range(2, 12)]
+    own = " ".join(f"own{i}" for i in range(50))
+    patched = next(
+        text
+        for text in ("\n".join([*files, own, f"# {i}"]) for i in range(1000))
+        if is_held_out(text)
+    )
+    (root / "patchwork.py").write_text(patched)
+    made = gather(tmp_path / "out", max_bytes=10_000_000, roots=[root])
+    assert not any(row["path"].endswith("patchwork.py") for row in lines(made.test))
+    assert made.skipped["test files known from training text"] >= 1
+
+
+def test_shares_found() -> None:
+    a, b = "one two three four five six", "seven eight nine ten eleven twelve"
+    assert shares_found([a, b, "x"], []) == [0.0, 0.0, 0.0]
+    assert shares_found([a, b, "x"], [f"zero {a}", "eight nine ten eleven twelve"]) == [1.0, 0.5, 0]
+    assert shares_found([], [a]) == []
+
+
 def test_long_files_are_learnt_in_pieces(tmp_path: Path, root: Path) -> None:
     """In lines, without loss; what is held out stays whole."""
-    whole = "".join(f"number_{i} = {i}\n" for i in range(4500))
+    whole = "".join(f"number_{i} = {i}\n" for i in range(3000))
     assert not is_held_out(whole)
     (root / "longer.py").write_text(whole)
     made = gather(tmp_path / "out", max_bytes=10_000_000, roots=[root])
     pieces = [row["text"] for row in lines(made.train) if row["path"].endswith("longer.py")]
     assert "".join(pieces) == whole
-    assert 20 < len(pieces) < 30
-    assert all(len(piece) <= 4000 and piece.endswith("\n") for piece in pieces)
+    assert 10 < len(pieces) < 20
+    assert all(len(piece) <= PIECE and piece.endswith("\n") for piece in pieces)
 
 
-def test_this_machine_has_text(tmp_path: Path) -> None:
-    assert places()
+def test_this_machine_has_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = tmp_path / "other" / "site-packages"
+    shared.mkdir(parents=True)
+    monkeypatch.syspath_prepend(str(shared))
+    assert shared in places() and len(places()) == len(set(places()))
     with pytest.raises(DataError, match="no source code"):
         gather(tmp_path, max_bytes=1000, roots=[tmp_path])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qwell.train.logs import read_log
-from qwell.train.tour import TourConfig, tour
+from qwell.train.tour import TourConfig, model_config, tour
 from qwell.train.tour_data import write_questions
 
 
@@ -17,7 +17,7 @@ def test_a_small_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QWELL_HOME", str(tmp_path / "home"))
     config = TourConfig(
         out=str(tmp_path / "tour"),
-        pretrain_minutes=0.1,
+        pretrain_steps=40,
         sft_minutes=0.1,
         corpus_bytes=4_000_000,
         held_out_bytes=20_000,
@@ -28,6 +28,7 @@ def test_a_small_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         tests_per_task=2,
         threads=1,
     )
+    assert model_config(config).head_dim == 32
     said: list[str] = []
     report = tour(config, said.append)
     text = report.read_text()
@@ -35,8 +36,10 @@ def test_a_small_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("pretrain.png", "sft.png", "stages.png"):
         assert (report.parent / name).read_bytes().startswith(b"\x89PNG")
     for stage in ("pretrain", "sft"):
-        losses = [e["loss"] for e in read_log(report.parent / stage) if e["kind"] == "eval"]
+        events = read_log(report.parent / stage)
+        losses = [e["loss"] for e in events if e["kind"] == "eval"]
         assert losses[-1] < losses[0]
+        assert stage == "sft" or events[-1]["step"] == 40
     said.clear()
     assert tour(replace(config, layers=1), said.append) == report and said == []
 

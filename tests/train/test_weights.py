@@ -52,3 +52,13 @@ def test_bf16_is_read_without_a_detour(tmp_path: Path) -> None:
     assert note == "weights from BF16, head tied to the embedding"
     for name, parameter in again.named_parameters():
         assert torch.equal(parameter, ours.get_parameter(name)), name
+
+
+def test_the_spread_of_new_matrices_is_that_of_readers_alone() -> None:
+    """And nothing else changes: the draws are the same."""
+    readers = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
+    usual, wide = (init_decoder(make_config(), seed=1, std=std) for std in (0.02, 0.1))
+    for name, parameter in wide.named_parameters():
+        is_reader = parameter.ndim > 1 and name.split(".")[-2] in readers
+        factor = 5.0 if is_reader else 1.0
+        assert torch.allclose(parameter, factor * usual.get_parameter(name)), name

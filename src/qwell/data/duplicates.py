@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -63,6 +63,19 @@ def near_duplicates(texts: Sequence[str], threshold: float = THRESHOLD) -> Itera
             continue
         for band, key in zip(meetings, keys):
             band.setdefault(key, []).append(at)
+
+
+def shares_found(texts: Sequence[str], others: Iterable[str]) -> list[float]:
+    """Of each text, the share of its shingles that stand anywhere in `others`: a text may be
+    pieced together out of many, and near none of them."""
+    mine = [shingles(text) for text in texts]
+    every = np.unique(np.concatenate(mine)) if mine else np.empty(0, np.uint64)
+    is_found = np.zeros(len(every), bool)
+    for other in others if len(every) else ():
+        theirs = shingles(other)
+        at = np.searchsorted(every, theirs).clip(max=len(every) - 1)
+        is_found[at[every[at] == theirs]] = True
+    return [float(is_found[np.searchsorted(every, some)].mean()) for some in mine]
 
 
 def shingles(text: str) -> U64:

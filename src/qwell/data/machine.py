@@ -2,16 +2,18 @@
 
 The standard library, the installed packages and /usr/share/doc. Whole files, chosen by the hash of
 their content until there is enough, so neither the order of folders nor the name of the machine
-matters; one in `held_out` of them, by the same hash, is test data. Duplicates are dropped before
-the split, near ones too: a test file has no twin in training. What is learnt from is cut into
-pieces, which are shuffled like documents: the rows of one long file, step after step, would teach
-a small model that file and little else.
+matters; one in `HELD_OUT` of them, by the same hash, is test data. Duplicates are dropped before
+the split, near ones too: a test file has no twin in training. Nor is it a patchwork of training
+files: one of whose runs of five words more than half stand in them is left out. What is learnt
+from is cut into pieces, which are shuffled like documents: the rows of one long file, step after
+step, would teach a small model that file and little else.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,20 +22,24 @@ from hashlib import blake2b
 from pathlib import Path
 
 from qwell.data.clean import Cleaned, clean, write_whole
+from qwell.data.duplicates import shares_found
 from qwell.data.folder import PROSE, why_not_text
 from qwell.data.records import Record, TextFiles
 from qwell.errors import DataError
 
 HELD_OUT = 50
 """One file in so many is test data."""
+KNOWN = 0.5
+"""Of a test file: the share of its runs of five words that may stand in training text."""
 _PLACES = ("stdlib", "purelib", "platlib")
+_PACKAGES = ("site-packages", "dist-packages")
 _DOCS = Path("/usr/share/doc")
 _NAMES = ("readme", "copyright", "license", "changelog", "news", "authors", "todo", "faq")
 _SKIPPED = frozenset({"__pycache__", "node_modules", "idle_test", "site-packages", "test", "tests"})
-MIN_BYTES, MAX_BYTES = 200, 200_000
+MIN_BYTES, MAX_BYTES = 200, 65_536
 """Of a file: shorter ones say nothing, longer ones are tables."""
 PIECE = 4_000
-"""Characters of a piece of training text, at most: about a row of 1,024 tokens."""
+"""Characters of a piece of training text, at most: about 1,000 tokens of the tour's model."""
 
 
 @dataclass
@@ -71,17 +77,22 @@ def gather(
         skipped[step.name] += step.dropped
     made = Gathered(folder / "train.jsonl", folder / "test.jsonl", skipped=dict(+skipped))
     kinds = {str(path): kind for path, kind in files}
+    known = _known(cleaned)
+    left = cleaned.without(known)
+    made.skipped |= {"test files known from training text": len(known)} if known else {}
     for split, path in (("train", made.train), ("test", made.test)):
-        write_whole(path, _lines(cleaned, split, kinds, made))
+        write_whole(path, _lines(left, split, kinds, made))
     told = asdict(made) | {"train": made.train.name, "test": made.test.name}
     write_whole(folder / "gathered.json", [json.dumps(told, indent=1)])
     return made
 
 
 def places() -> list[Path]:
-    """The folders of this machine, each once."""
+    """The folders of this machine, each once: the library, what can be imported from packages
+    (a virtual environment may see those of another), the documentation."""
     found = [Path(sysconfig.get_path(name)) for name in _PLACES]
-    return [path for path in dict.fromkeys([*found, _DOCS]) if path.is_dir()]
+    shared = [Path(name) for name in sys.path if Path(name).name in _PACKAGES]
+    return [path for path in dict.fromkeys([*found, *shared, _DOCS]) if path.is_dir()]
 
 
 def is_held_out(text: str) -> bool:
@@ -156,6 +167,15 @@ def _until(
             taken.append(entry)
             total += entry[1]
     return taken
+
+
+def _known(cleaned: Cleaned) -> set[int]:
+    """Test documents that are for the larger part a patchwork of training documents."""
+    texts = [cleaned[at].value for at in range(len(cleaned))]
+    held = [at for at, text in enumerate(texts) if is_held_out(text)]
+    rest = (text for text in texts if not is_held_out(text))
+    shares = shares_found([texts[at] for at in held], rest)
+    return {at for at, share in zip(held, shares, strict=True) if share > KNOWN}
 
 
 def _lines(cleaned: Cleaned, split: str, kinds: dict[str, str], made: Gathered) -> Iterator[str]:

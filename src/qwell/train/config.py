@@ -155,6 +155,8 @@ class PretrainConfig(TrainConfig):
 
     rope_theta: float = 0.0
     """base of the rotary angles; 0: that of the model"""
+    init_std: float = 0.02
+    """spread of new matrices that read the residual stream; small models want 1 / sqrt(hidden)"""
     fim_rate: float = 0.0
     """share of documents shown as fill-in-the-middle"""
     tokenizer: str = ""

@@ -88,7 +88,13 @@ def begin(config: PretrainConfig) -> Start:
             f"the tokenizer has {tokenizer.vocab_size:,} ids but the model {shape.vocab_size:,}"
         )
     return Start(
-        decoder=init_decoder(shape, seed=config.seed, dtype=dtype, recompute=config.recompute),
+        decoder=init_decoder(
+            shape,
+            seed=config.seed,
+            dtype=dtype,
+            recompute=config.recompute,
+            std=config.init_std,
+        ),
         tokenizer=tokenizer,
         chat_template=template,
         generation=GenerationConfig(

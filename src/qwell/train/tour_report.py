@@ -73,7 +73,8 @@ def _page(out: Path, facts: Mapping[str, Any], seconds: Mapping[str, float]) -> 
         f"Held-out text: {facts['compression']['documents']:,} documents, "
         f"{facts['compression']['bytes']:,} bytes; `xz -9e` needs "
         f"{facts['compression']['xz_extreme']:.3f} bits per byte. Every byte is paid for; "
-        "the first token of a document as one of the whole vocabulary.",
+        "the first token of a document as one of the whole vocabulary, a later one with at least "
+        f"{facts['compression']['context'] * 3 // 4:,} tokens before it, or all there are.",
         "",
         "![](stages.png)",
         "",

@@ -37,6 +37,9 @@ HeadChoice = Literal["own", "tied"]
 INIT_STD = 0.02
 """Standard deviation of fresh matrices: initializer_range of the official configs."""
 
+_READERS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
+"""Matrices whose input is the normed residual stream."""
+
 _DTYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 SHARD_BYTES = 4 << 30
 _SLAB = 1 << 22
@@ -116,9 +119,11 @@ def init_decoder(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     recompute: bool = False,
+    std: float = INIT_STD,
 ) -> Decoder:
-    """A fresh model: matrices from a normal of INIT_STD, biases 0, norms 1 (the scheme of the
-    official modeling code). The same seed gives the same weights in every dtype up to rounding."""
+    """A fresh model: matrices from a normal of INIT_STD, those that read the residual stream of
+    std, biases 0, norms 1 (the scheme of the official modeling code). The same seed gives the same
+    weights in every dtype up to rounding."""
     decoder = Decoder(config, dtype=dtype, device=device, recompute=recompute)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -129,7 +134,8 @@ def init_decoder(
                 parameter.fill_(1.0)
             else:
                 fresh = torch.empty(parameter.shape, dtype=torch.float32)
-                parameter.copy_(fresh.normal_(0.0, INIT_STD, generator=generator))
+                spread = std if name.split(".")[-2] in _READERS else INIT_STD
+                parameter.copy_(fresh.normal_(0.0, spread, generator=generator))
     return decoder
 
 
