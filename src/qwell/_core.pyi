@@ -103,6 +103,9 @@ class KvCache:
     def __init__(self, layers: int, kv_heads: int, head_dim: int, pages: int, key_bias: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], inv_freq: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> None:
         """bf16 if key_bias is empty, else int8."""
 
+    def commit(self) -> None:
+        """Takes the memory of all pages now. Raises MemoryError."""
+
     @property
     def pages(self) -> int: ...
 
