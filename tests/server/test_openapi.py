@@ -76,6 +76,21 @@ def test_replies_are_those_promised(api: Any, method: str, path: str) -> None:
         ask(api, method, path, 8, mode)
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
+        ("/v1/completions", {"prompt": "hi"}),
+    ],
+)
+def test_streams_are_those_promised(api: Any, path: str, body: dict[str, Any]) -> None:
+    """Drawn requests seldom ask for a stream that begins."""
+    case = api[path]["POST"].Case(body={**body, "stream": True, "max_tokens": 3})
+    response = case.call(timeout=60)
+    assert response.headers["content-type"][0].startswith("text/event-stream")
+    case.validate_response(response, checks=[no_fault, *CHECKS])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 def test_many_replies_are_those_promised(api: Any, method: str, path: str) -> None:

@@ -20,6 +20,8 @@ ERRORS = {
     "500": "a fault inside",
     "503": "shutting down or out of memory; see Retry-After",
 }
+EVENTS = "server-sent events: the data of each is a chunk in JSON, of the last [DONE]"
+"""No type: some readers hold it against the whole stream, others against one event."""
 
 
 def document(routes: list[tuple[str, str, str, str | None, str]], version: str) -> Json:
@@ -59,7 +61,7 @@ def _operation(purpose: str, names: list[str], body: str | None, media: str) -> 
 def _ok(body: str | None, media: str) -> Json:
     content: Json = {media: {"schema": {} if media != "application/json" else {"type": "object"}}}
     if body in ("ChatRequest", "TextRequest"):
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {"schema": {"description": EVENTS}}
     return {"description": "done", "content": content}
 
 
