@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwell.engine.loops import ends_in_loop
-from qwell.engine.scheduler import MIN_ROWS, SCORED_ROWS, Pace, Prompt, divide, entry_order
+from qwell.engine.scheduler import (
+    MIN_ROWS,
+    MOST_GROWTH,
+    SCORED_ROWS,
+    Pace,
+    Prompt,
+    divide,
+    entry_order,
+)
 
 
 def entry(**over: float) -> tuple[int, int, int]:
@@ -80,10 +88,19 @@ def test_steps_come_to_take_what_they_should(base_s: float, row_s: float) -> Non
     )
 
 
+def test_no_slope_makes_a_step_much_longer() -> None:
+    """Steps that seem to cost nothing for a row are followed by one that is little larger."""
+    pace = Pace(goal_s=0.12)
+    for _ in range(20):
+        pace.learn(100, 0.12)
+        pace.learn(160, 0.12)
+    assert 160 <= pace.rows(256) <= MOST_GROWTH * 160
+
+
 def test_a_machine_too_slow_still_reads() -> None:
     pace = Pace(goal_s=0.15)
     play(pace, 0.5, 0.1)
-    assert pace.rows(256) == MIN_ROWS
+    assert {pace.rows(256) for _ in range(3)} == {MIN_ROWS, 2 * MIN_ROWS}
     assert Pace().rows(77) == 77
 
 

@@ -20,7 +20,7 @@ class Limits:
     """Prompt tokens that wait."""
     max_wait_s: float = 60.0
     """The estimated time until a new request would begin."""
-    max_compiling: int = 4
+    max_compiling: int = 40
     """Requests whose new grammars are compiled or wait for that. Fewer than a server reads at a
     time, so that grammars that take long never keep others from being read."""
     step_ms: float = 120.0

@@ -28,6 +28,9 @@ MOST_JUMP = 2.5
 """A step counts as at most so many times what was expected: the process may have stood still for
 minutes, and one step alone says little. Who is slow for good is believed within a few steps."""
 
+MOST_GROWTH = 1.25
+"""A step reads at most so many times the rows that, at the pace of the last one, fill its time."""
+
 KEEP = 0.85
 """What a step measured counts when the next one has been."""
 
@@ -57,6 +60,7 @@ class Pace:
     row_s: float = 0.002
 
     def __post_init__(self) -> None:
+        self._last: tuple[int, float] | None = None  # rows and seconds of a step that read a prompt
         self._sums = [0.0] * 5  # of 1, rows, rows^2, seconds, rows * seconds
         self._tries = 0
         for rows in (0, 64):  # what is known so far counts as two steps
@@ -83,11 +87,18 @@ class Pace:
         if self.goal_s is None:
             return most
         least = self.base_s * READ_SHARE / (1 - READ_SHARE)
-        fit = int(max(self.goal_s - self.base_s, least) / self.row_s)
+        reading_s = max(self.goal_s - self.base_s, least)
+        fit = int(reading_s / self.row_s)
+        if self._last:  # a slope is never believed so far that a step grows much at once
+            rows, seconds = self._last
+            grown = int(MOST_GROWTH * rows * (self.base_s + reading_s) / seconds)
+            fit = min(fit, max(grown, 2 * MIN_ROWS))
         return max(min(fit, most), MIN_ROWS)
 
     def learn(self, prompt_rows: int, seconds: float) -> None:
         """A step with so many prompt rows took so long."""
+        if prompt_rows >= MIN_ROWS:
+            self._last = prompt_rows, seconds
         self._add(prompt_rows, believed(seconds, self.base_s + prompt_rows * self.row_s, 0.05))
         n, rows, squares, total, products = self._sums
         mean, mean_s = rows / n, total / n

@@ -45,7 +45,7 @@ from qwell.server.served import Served
 from qwell.server.stream import Answer, Mail, Run, error_response, json_response, log
 from qwell.server.text_routes import apply_template, detokenize, tokenize, tokenizer_info
 
-READERS = 8
+READERS = 48
 """Requests read at the same time; the others wait for a thread."""
 JSON, TEXT = "application/json", "text/plain"
 
