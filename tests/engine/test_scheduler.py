@@ -96,6 +96,14 @@ def test_no_slope_makes_a_step_much_longer() -> None:
     assert pace.rows(256) == int(MOST_GROWTH * 100)
 
 
+def test_a_pause_does_not_make_the_next_step_small() -> None:
+    pace = Pace(goal_s=0.12)
+    for _ in range(40):
+        pace.learn(100, 0.12)
+    pace.learn(100, 300)
+    assert pace.rows(256) >= 48
+
+
 def test_a_machine_too_slow_still_reads() -> None:
     pace = Pace(goal_s=0.15)
     play(pace, 0.5, 0.1)

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from qwell.engine.jobs import Limits
     from qwell.engine.llm import LLM
-    from qwell.engine.service import Service
     from qwell.server.auth import Gate
     from qwell.server.settings import Settings
 
@@ -81,28 +80,11 @@ def serve(
         limits = Limits(
             max_queued=max_queue, max_queued_tokens=max_queue_tokens, max_wait_s=max_wait
         )
-        _serve(
-            llm,
-            sock,
-            settings,
-            limits,
-            Gate(tenants),
-            alias=model,
-            kv_dtype=kv_dtype or "bf16",
-            is_taken=kv_budget is not None,
-        )
+        _serve(llm, sock, settings, limits, Gate(tenants), alias=model)
 
 
 def _serve(
-    llm: LLM,
-    sock: socket,
-    settings: Settings,
-    limits: Limits,
-    gate: Gate,
-    *,
-    alias: str,
-    kv_dtype: str,
-    is_taken: bool,
+    llm: LLM, sock: socket, settings: Settings, limits: Limits, gate: Gate, *, alias: str
 ) -> None:
     """Serves an opened model on an open socket until it is told to stop."""
     from qwell.engine.service import Service
@@ -116,24 +98,12 @@ def _serve(
     service = Service(llm, limits)
     served = Served(llm, service, settings, aliases=(alias,), ceiling_gb_per_s=ceiling)
     app = App(served, gate)
-    weight_bytes, kv_bytes = _memory(llm, service, kv_dtype)
-    address = sock.getsockname()[:2]
-    sizes = {"weight_bytes": weight_bytes, "kv_bytes": kv_bytes}
-    for line in report(app, address, speed, **sizes, is_taken=is_taken):
+    weight_bytes = getattr(llm.backend, "memory_bytes", 4 * llm.config.num_parameters)
+    for line in report(app, sock.getsockname()[:2], speed, weight_bytes):
         note(line)
     gc.collect()
     gc.freeze()  # what is loaded stays: looking through it again and again would stop streams
     Server(app, sock, note).run_here()
-
-
-def _memory(llm: LLM, service: Service, kv_dtype: str) -> tuple[int, int]:
-    """Bytes of the weights, and of all keys and values there is room for."""
-    from qwell.engine.memory import kv_bytes
-    from qwell.model.batch import PAGE_SIZE
-
-    weights = getattr(llm.backend, "memory_bytes", 4 * llm.config.num_parameters)
-    tokens = service.snapshot().pages_total * PAGE_SIZE
-    return weights, kv_bytes(llm.config, tokens, kv_dtype)
 
 
 def memory_ceiling(llm: LLM) -> float | None:

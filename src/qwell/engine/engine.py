@@ -77,6 +77,8 @@ class Engine:
             enabled=prefix_cache,
         )
         self._kv = backend.new_kv(num_pages)
+        self.is_committed = False
+        """Whether keys and values have their memory already."""
         self.pace = Pace()
         self.last_shape = Shape()
         """Of the last step; of no request if it computed nothing."""
@@ -107,6 +109,13 @@ class Engine:
             raise MemoryBudgetError(
                 "the memory for keys and values cannot be had: ask for less"
             ) from error
+        self.is_committed = True
+
+    @property
+    def cache_bytes(self) -> int:
+        """Of keys and values, when all pages are used."""
+        tokens = self.cache.pool.num_pages * PAGE_SIZE
+        return kv_bytes(self.backend.config, tokens, self._kv_dtype)
 
     def submit(self, request: Request) -> Reply:
         """Prepares a request and queues it."""

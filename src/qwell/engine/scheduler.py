@@ -60,7 +60,7 @@ class Pace:
     row_s: float = 0.002
 
     def __post_init__(self) -> None:
-        self._last: tuple[int, float] | None = None  # rows and seconds of a step that read a prompt
+        self._last: tuple[int, float] | None = None  # rows, believed seconds
         self._sums = [0.0] * 5  # of 1, rows, rows^2, seconds, rows * seconds
         self._tries = 0
         for rows in (0, 64):  # what is known so far counts as two steps
@@ -97,9 +97,10 @@ class Pace:
 
     def learn(self, prompt_rows: int, seconds: float) -> None:
         """A step with so many prompt rows took so long."""
+        counted = believed(seconds, self.base_s + prompt_rows * self.row_s, 0.05)
         if prompt_rows >= MIN_ROWS:
-            self._last = prompt_rows, seconds
-        self._add(prompt_rows, believed(seconds, self.base_s + prompt_rows * self.row_s, 0.05))
+            self._last = prompt_rows, max(counted, 1e-9)
+        self._add(prompt_rows, counted)
         n, rows, squares, total, products = self._sums
         mean, mean_s = rows / n, total / n
         spread = squares / n - mean**2

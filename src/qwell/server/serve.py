@@ -107,18 +107,10 @@ def log_to_stderr() -> None:
         logger.handlers = [handler]
 
 
-def report(
-    app: App,
-    address: tuple[str, int],
-    speed: str,
-    *,
-    weight_bytes: int,
-    kv_bytes: int,
-    is_taken: bool,
-) -> Iterator[str]:
+def report(app: App, address: tuple[str, int], speed: str, weight_bytes: int) -> Iterator[str]:
     """What an operator wants to know before the first request: what it is, what it may take, how
-    fast it is, what is enforced. is_taken: keys and values have their memory already."""
-    served, settings = app.served, app.settings
+    fast it is, what is enforced."""
+    served, settings, engine = app.served, app.settings, app.served.llm.engine
     limits, found = served.service.limits, served.service.snapshot()
     left = available_bytes()
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
@@ -127,7 +119,8 @@ def report(
     if served.llm.adapter_id:
         yield f"adapter      {served.llm.adapter_id}"
     yield f"context      {served.llm.max_context:,} tokens a request, prompt and reply"
-    total, taken = weight_bytes + kv_bytes + WORK_BYTES, "now" if is_taken else "as they are used"
+    kv_bytes, taken = engine.cache_bytes, "now" if engine.is_committed else "as they are used"
+    total = weight_bytes + kv_bytes + WORK_BYTES
     yield (
         f"memory       at most {total / 1e9:.2f} GB: weights {weight_bytes / 1e9:.2f}, keys and "
         f"values {kv_bytes / 1e9:.2f} ({found.pages_total:,} pages, taken {taken}), work "
@@ -137,7 +130,7 @@ def report(
     yield f"speed        {speed}"
     yield (
         f"queue        {limits.max_queued} requests, {limits.max_queued_tokens:,} tokens, "
-        f"{limits.max_wait_s:g} s; {served.llm.engine.max_seqs} run at a time"
+        f"{limits.max_wait_s:g} s; {engine.max_seqs} run at a time"
     )
     yield f"keys         {'needed' if settings.has_keys else 'none: this machine alone'}"
     yield (
