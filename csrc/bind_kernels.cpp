@@ -31,8 +31,11 @@ static void require(bool condition, const char* what) {
   if (!condition) throw std::invalid_argument(what);
 }
 
-static void linear_kernel(const std::string& isa, Format format, Bytes packed, int n, Matrix x, OutMatrix out) {
+static void linear_kernel(const std::string& isa, Format format, Bytes packed, int n, Matrix x, OutMatrix out,
+                          bool paired) {
   const Kernels& kernels = kernels_named(isa);
+  const auto kernel = paired ? kernels.paired : kernels.linear[int(format)];
+  require(kernel && (!paired || format == Format::BF16), "this instruction set does not multiply this format in pairs");
   const FormatInfo info = format_info(format);
   const int rows = int(x.shape(0)), k = int(x.shape(1)), panels = (n + kPanel - 1) / kPanel;
   const int64_t panel_bytes = int64_t(k) / info.block_inputs * info.block_bytes;
@@ -46,6 +49,7 @@ static void linear_kernel(const std::string& isa, Format format, Bytes packed, i
   for (int r = 0; r < rows; r++) {
     const float* from = x.data() + int64_t(r) * k;
     std::copy(from, from + k, store.rows[r].f32);
+    if (paired) kernels.round(from, k, store.rows[r].bf16);
     if (info.integer) kernels.quantize(from, k, store.rows[r]);
   }
   std::vector<uint8_t> memory_of_scratch(linear_scratch_bytes(k) + 64);  // where a sanitizer sees its end
@@ -54,8 +58,8 @@ static void linear_kernel(const std::string& isa, Format format, Bytes packed, i
   std::align(64, linear_scratch_bytes(k), scratch, room);
   if (kernels.tiles) kernels.tiles->begin();
   for (int p = 0; p < panels; p++)
-    kernels.linear[int(format)](packed.data() + p * panel_bytes, k, store.rows.data(), rows, out.data() + p * kPanel,
-                                out.shape(1), static_cast<uint8_t*>(scratch));
+    kernel(packed.data() + p * panel_bytes, k, store.rows.data(), rows, out.data() + p * kPanel, out.shape(1),
+           static_cast<uint8_t*>(scratch));
   if (kernels.tiles) kernels.tiles->end();
 }
 
@@ -140,7 +144,8 @@ void bind_kernels(nb::module_& m) {
         gather_column(f, packed.data(), k, index, out.data());
       },
       "One column of a packed matrix, dequantised.");
-  m.def("linear", &linear_kernel, "isa"_a, "format"_a, "packed"_a, "n"_a, "x"_a, "out"_a.noconvert());
+  m.def("linear", &linear_kernel, "isa"_a, "format"_a, "packed"_a, "n"_a, "x"_a, "out"_a.noconvert(),
+        "paired"_a = false);
   m.def("attention", &attention, "isa"_a, "q"_a, "pages"_a, "head_dim"_a, "first_position"_a, "out"_a.noconvert());
   m.def("cache_attention", &cache_attention, "isa"_a, "q"_a, "cache"_a, "first_position"_a, "out"_a.noconvert());
   m.def("cache_write", &cache_write, "cache"_a, "position"_a, "key"_a, "value"_a);

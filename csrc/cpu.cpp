@@ -69,7 +69,8 @@ std::vector<std::string> isa_available() {
   if (avx2) names.push_back("avx2");
   if (avx2 && c.avx_vnni) names.push_back("avxvnni");
   if (avx2 && c.avx512_vnni) names.push_back("avx512");
-  if (names.back() == "avx512" && amx_status() == "ok") names.push_back("amx");
+  if (names.back() == "avx512" && c.avx512_bf16) names.push_back("avx512bf16");
+  if (names.back() == "avx512bf16" && amx_status() == "ok") names.push_back("amx");
   return names;
 }
 

@@ -11,6 +11,6 @@ struct Cpu {
   bool avx2, fma, f16c, avx_vnni, avx512, avx512_vnni, avx512_bf16, amx_int8, amx_bf16, dotprod;
 };
 const Cpu& cpu();
-std::vector<std::string> isa_available();  // scalar, avx2, avxvnni, avx512, amx; neon, dotprod: those that run here
+std::vector<std::string> isa_available();  // those that run here, the best last
 
 }  // namespace qwell

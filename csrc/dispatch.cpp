@@ -16,8 +16,16 @@ static Kernels with_tiles(const Kernels& base, const char* name, const TileKerne
   return kernels;
 }
 
-// For tests of the tiled formulas on CPUs without tiles: never listed, never chosen by itself.
+static Kernels with_pairs(const Kernels& base, const char* name, const PairKernels& pairs) {
+  Kernels kernels = with_tiles(base, name, pairs.tiles);
+  kernels.paired = pairs.linear, kernels.round = pairs.round;
+  return kernels;
+}
+
+// For tests of these formulas on CPUs without tiles or pairs: never listed, never chosen by itself.
 static const Kernels* emulated_named(const std::string& name) {
+  static const Kernels pairs = with_pairs(kScalarKernels, "emulated-pairs", kEmulatedPairs);
+  if (name == pairs.name) return &pairs;
   static const Kernels scalar = with_tiles(kScalarKernels, "emulated-scalar", kEmulatedScalarTiles);
   if (name == scalar.name) return &scalar;
   if (name != "emulated") return nullptr;
@@ -40,6 +48,8 @@ const Kernels& kernels_named(const std::string& name) {
     if (name == "avx2") return kAvx2Kernels;
     if (name == "avxvnni") return kAvxVnniKernels;
     if (name == "avx512") return kAvx512Kernels;
+    static const Kernels bf16 = with_pairs(kAvx512Kernels, "avx512bf16", kPairs);
+    if (name == bf16.name) return bf16;
     static const Kernels amx = with_tiles(kAvx512Kernels, "amx", kAmxTiles);
     return amx;
 #elif defined(__aarch64__)

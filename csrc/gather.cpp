@@ -67,7 +67,7 @@ void gather_float(Format format, const uint8_t* panel, int k, int column, float*
     } else if (format == Format::F16) {
       out[i] = half_at(panel + 2 * at);
     } else {
-      std::memcpy(&bits, panel + 2 * at, 2);
+      std::memcpy(&bits, panel + 4 * (int64_t(i / 2) * kPanel + column) + 2 * (i % 2), 2);
       bits <<= 16;
       std::memcpy(out + i, &bits, 4);
     }

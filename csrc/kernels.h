@@ -66,6 +66,10 @@
 //   The first part's results are taken as they are; the others are merged as above, a and b like c.
 //   A score that is NaN or +infinity makes the query NaN; one of -infinity weighs nothing.
 // The head and F32 or F16 matrices know no tiled form: their prompt rows use the formulas above.
+// Where the CPU has no tiles but multiplies pairs of bf16 (AVX512_BF16), prompt rows of BF16 matrices and
+// attention of all rows use the tiled formula with another dot, here called paired: for even k ascending
+//     c = fma(a[k + 1], b[k + 1], c), then fma(a[k], b[k], c); small numbers as above.
+// Reply rows are not rounded, so what a policy said of its own tokens can be compared with training.
 #pragma once
 
 #include <algorithm>
@@ -75,11 +79,12 @@
 
 namespace qwell {
 
-// One row as the linear kernels read it: f32 with float formats, the others with integer ones. The
+// One row as the linear kernels read it: f32 or bf16 with float formats, the others with integer ones. The
 // rows of one call lie at equal distances. Tiles hold 16 rows and 64 inputs: more than 4 rows are
 // read, and what is there ignored, up to row_slack bytes behind q of the last.
 struct Row {
   float* f32;         // [k]
+  uint16_t* bf16;     // [k], of prompt rows where BF16 matrices are paired
   int8_t* q;          // [k]
   float* scale;       // [k / 32]
   int32_t* sum;       // [k / 16], sums of q
@@ -251,7 +256,10 @@ struct Kernels {
   // Sums again, of the weights that are `least` or more; a block with sum 0 is not looked at.
   void (*sum_from)(const int32_t* weights, int blocks, int32_t least, uint64_t* sums);
   double (*sum_exp)(const float* x, int blocks, float top);
-  const TileKernels* tiles = nullptr;  // null: prompt rows are computed like reply rows
+  const TileKernels* tiles = nullptr;  // null: prompt rows are computed like reply rows, attention as above
+  // `linear` for paired prompt rows, or null, and a row to bf16.
+  LinearFn paired = nullptr;
+  void (*round)(const float* x, int k, uint16_t* to) = nullptr;
 };
 
 // Groups of 32 inputs that are unpacked together: with their packed bytes and some rows they stay in the
@@ -265,18 +273,27 @@ inline int64_t linear_scratch_bytes(int k) {
   return std::max(chunk, 8 * kTileBytes + int64_t(k + 64) * 56);
 }
 
+// What a CPU with pairs adds: Kernels::paired and round, and attention in the place of tiles.
+struct PairKernels {
+  Kernels::LinearFn linear;
+  void (*round)(const float* x, int k, uint16_t* to);
+  TileKernels tiles;
+};
+
 extern const Kernels kScalarKernels;
 #if defined(__x86_64__)
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvxVnniKernels;
 extern const Kernels kAvx512Kernels;
 extern const TileKernels kAmxTiles;             // the instructions: AMX_BF16 over AVX-512 with BF16
+extern const PairKernels kPairs;                // AVX-512 with BF16
 extern const TileKernels kEmulatedAvx512Tiles;  // their emulation over the same lanes, for tests
 #elif defined(__aarch64__)
 extern const Kernels kNeonKernels;
 extern const Kernels kDotprodKernels;  // with the dot product instructions
 #endif
 extern const TileKernels kEmulatedScalarTiles;
+extern const PairKernels kEmulatedPairs;
 
 // The best kernels this CPU runs, or those QWELL_FORCE_ISA names. Throws std::invalid_argument for
 // a name that is unknown or that the CPU lacks.

@@ -20,7 +20,7 @@
 // line; bits five and six of row r are bits 2(r % 4) and up of line r / 4. 8-bit formats store the
 // eight rows as they are.
 //
-// Float formats: [k][32], k ascending.
+// Float formats: [k][32], k ascending; BF16 in pairs, [k / 2][32][2].
 #pragma once
 
 #include <cstddef>

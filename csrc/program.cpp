@@ -127,6 +127,11 @@ TileKernels::LinearFn Program::tiled(const Phase& phase, const Product& product)
   return form(product);
 }
 
+bool Program::roles_differ() const {
+  return std::any_of(phases_.begin(), phases_.end(),
+                     [](const Phase& p) { return p.prompt_forms.tiles || p.prompt_forms.bf16; });
+}
+
 void Program::add(Phase phase) {
   check_phase(phase);
   for (const Product& p : phase.products) {
@@ -137,6 +142,7 @@ void Program::add(Phase phase) {
     };
     need(phase.reply_forms);
     if (tiled(phase, p)) phase.prompt_forms.tiles = true;
+    else if (paired(phase, p)) phase.prompt_forms.bf16 = true;
     else need(phase.prompt_forms);
     phase.k = std::max(phase.k, p.weight.k);
     max_k_ = std::max(max_k_, padded(p.weight.k, kGroup));
@@ -188,7 +194,7 @@ void Program::find_packed() {
                          phase.products[1].bias.empty();
     if (!is_pair || !tiled(phase, product) || product.dest != Product::Slot || next.in != product.slot) continue;
     const Forms& forms = next.prompt_forms;
-    if (!forms.tiles || forms.f32 || forms.q8 || next.k != padded(product.weight.n, 32)) continue;
+    if (!forms.tiles || forms.f32 || forms.bf16 || forms.q8 || next.k != padded(product.weight.n, 32)) continue;
     // The slot may be written again before it is read elsewhere: later readers see what was written then.
     bool elsewhere = false;
     for (size_t j = i + 2; j < phases_.size(); j++) {

@@ -58,7 +58,7 @@ struct Unit {
 
 // The forms of its input rows that a linear phase reads.
 struct Forms {
-  bool f32 = false, q8 = false, tiles = false;
+  bool f32 = false, bf16 = false, q8 = false, tiles = false;
 };
 
 struct Phase {
@@ -108,6 +108,7 @@ class Program {
   const int max_rows;
   int threads() const { return team_.size(); }
   const char* isa() const { return kernels_.name; }
+  bool roles_differ() const;  // some prompt rows have a formula of their own
   int64_t weight_bytes() const { return weights_.size() + appended_.size(); }
   int64_t scratch_bytes() const { return arena_.size() + shared_.size(); }
   const std::vector<Phase>& phases() const { return phases_; }
@@ -131,6 +132,10 @@ class Program {
   void find_packed();
   // The tiled form of a linear phase's product, or null: its prompt rows are as its reply rows.
   TileKernels::LinearFn tiled(const Phase& phase, const Product& product) const;
+  // The same over pairs.
+  Kernels::LinearFn paired(const Phase& phase, const Product& product) const {
+    return product.weight.format == Format::BF16 && !phase.out_rows ? kernels_.paired : nullptr;
+  }
 
   Team team_;
   const Kernels& kernels_;

@@ -16,7 +16,7 @@ inline constexpr int kItemRows = 16;  // rows of an attention item without tiles
 struct RowStore {
   RowStore(uint8_t* memory, int rows, int k);
   static int64_t bytes(int rows, int k) {
-    return int64_t(rows) * (int64_t(k) * (4 + 1 + 1) + int64_t(k) / kGroup * (4 + 8 + 4 + 4 + 4 + 8) + 4) + 4096 +
+    return int64_t(rows) * (int64_t(k) * (4 + 2 + 1 + 1) + int64_t(k) / kGroup * (4 + 8 + 4 + 4 + 4 + 8) + 4) + 4096 +
            row_slack(k) + 2 * tile_input_bytes(rows, k);
   }
   // Prepares row r from the floats x (padded to phase.k), but for its place among the tiles.

@@ -32,7 +32,7 @@ struct Worker::Linear {
   Program::Scratch& scratch = worker.scratch;
   const Kernels& kernels = worker.kernels;
   // Of the rows of the phase, in the order of the step, the first `prompts` may go over tiles.
-  const int total = worker.count(phase), prompts = phase.out_rows ? 0 : step.tiled;
+  const int total = worker.count(phase), prompts = phase.prompt_forms.tiles || phase.prompt_forms.bf16 ? step.tiled : 0;
   const int end_unit = phase.first_unit[worker.id + 1];
   Pass waiting{};
 
@@ -201,11 +201,17 @@ struct Worker::Linear {
   }
   void multiply_plain(const Product& product, const Unit& unit, const RowStore& x, float* tile) {
     const Weight& w = product.weight;
-    const int begin = tiled(product), rows = total - begin;
-    if (rows <= 0) return;
-    for (int c = 0; c < unit.columns; c += kPanel)
-      kernels.linear[int(w.format)](w.packed + int64_t((unit.column + c) / kPanel) * w.panel_bytes, w.k,
-                                    x.rows.data() + begin, rows, tile + c, p.max_unit_, scratch.linear_scratch.data());
+    const auto multiply = [&](Kernels::LinearFn kernel, int begin, int end) {
+      for (int c = 0; c < unit.columns && begin < end; c += kPanel)
+        kernel(w.packed + int64_t((unit.column + c) / kPanel) * w.panel_bytes, w.k, x.rows.data() + begin, end - begin,
+               tile + c, p.max_unit_, scratch.linear_scratch.data());
+    };
+    if (const auto kernel = p.paired(phase, product)) {
+      multiply(kernel, 0, prompts);
+      tile += int64_t(prompts) * p.max_unit_;
+      return multiply(kernels.linear[int(w.format)], prompts, total);
+    }
+    multiply(kernels.linear[int(w.format)], tiled(product), total);
   }
   void add_bias(const Product& product, const Unit& unit, int n, const Result& result) {
     if (product.bias.empty()) return;

@@ -145,35 +145,50 @@ void linear_integer(const uint8_t* panel, int k, const Row* x, int rows, float* 
   else dot_many(from, Unpacked<F>(scratch), k, x, rows, tile, stride, following);
 }
 
+// Sixteen outputs of the first or second (parity) of two inputs, which lie at p.
 struct LoadF32 {
   static constexpr int bytes = 4;
-  static V::F load(const uint8_t* p) { return V::load(reinterpret_cast<const float*>(p)); }
+  static V::F load(const uint8_t* p, int parity, int half) {
+    return V::load(reinterpret_cast<const float*>(p) + parity * kPanel + half * kLanes);
+  }
 };
 struct LoadF16 {
   static constexpr int bytes = 2;
-  static V::F load(const uint8_t* p) { return V::load_f16(p); }
+  static V::F load(const uint8_t* p, int parity, int half) {
+    return V::load_f16(p + (parity * kPanel + half * kLanes) * bytes);
+  }
 };
 struct LoadBF16 {
   static constexpr int bytes = 2;
-  static V::F load(const uint8_t* p) { return V::load_bf16(p); }
+  static V::F load(const uint8_t* p, int parity, int half) {
+    p += half * kLanes * 2 * bytes;
+    return parity ? V::odd_bf16(p) : V::even_bf16(p);
+  }
 };
 
 template <class L, int M>
 inline void dot_float(const uint8_t* panel, int k, const Row* x, float* tile, int64_t stride) {
   V::F acc[2][M][2];  // [parity of k][row][half]
-  for (auto& parity : acc)
-    for (int m = 0; m < M; m++) parity[m][0] = parity[m][1] = V::set1(0.0f);
+#pragma GCC unroll 2
+  for (int parity = 0; parity < 2; parity++)
+#pragma GCC unroll 4
+    for (int m = 0; m < M; m++) acc[parity][m][0] = acc[parity][m][1] = V::set1(0.0f);
   for (int i = 0; i < k; i += 2) {
     const uint8_t* p = panel + int64_t(i) * kPanel * L::bytes;
     prefetch_ahead(p, 2 * kPanel * L::bytes / 64);
+#pragma GCC unroll 2
     for (int parity = 0; parity < 2; parity++)
+#pragma GCC unroll 2
       for (int half = 0; half < 2; half++) {
-        V::F w = L::load(p + (parity * kPanel + half * kLanes) * L::bytes);
+        V::F w = L::load(p, parity, half);
+#pragma GCC unroll 4
         for (int m = 0; m < M; m++)
           acc[parity][m][half] = V::fma(w, V::set1(x[m].f32[i + parity]), acc[parity][m][half]);
       }
   }
+#pragma GCC unroll 4
   for (int m = 0; m < M; m++)
+#pragma GCC unroll 2
     for (int half = 0; half < 2; half++)
       V::store(tile + m * stride + half * kLanes, V::add(acc[0][m][half], acc[1][m][half]));
 }

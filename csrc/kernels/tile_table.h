@@ -1,6 +1,8 @@
 // Included at the end of a tile file: the tiled families over its V, Bf16 and T, as one table.
 #pragma once
 
+#include "tile_walk.h"
+
 #include "tile_attention.h"
 #include "tile_bytes.h"
 #include "tiles.h"

@@ -129,18 +129,17 @@ struct Unpack {
 template <>
 struct Unpack<Format::BF16> {
   static void piece(const uint8_t* panel, int k, int g, int piece, uint8_t* b, int64_t ahead) {
-    const uint16_t* w = reinterpret_cast<const uint16_t*>(panel);
     for (int pair = 2 * piece; pair < 2 * piece + 2; pair++)
       for (int half = 0; half < 2; half++) {
-        const int64_t i = 32 * int64_t(g) + 2 * pair;
-        uint16_t* to = reinterpret_cast<uint16_t*>(b + half * kTileBytes + 64 * pair);
-        const uint16_t* row = w + i * kPanel + half * kLanes;
-        if (i >= k) {
+        const int64_t i = 16 * int64_t(g) + pair;
+        uint8_t* to = b + half * kTileBytes + 64 * pair;
+        if (2 * i >= k) {
           std::memset(to, 0, 64);
           continue;
         }
-        V::prefetch(reinterpret_cast<const uint8_t*>(row + half * kLanes) + ahead);
-        Bf16::zip(to, row, row + kPanel);
+        const uint8_t* line = panel + i * 4 * kPanel + 64 * half;
+        V::prefetch(line + ahead);
+        V::storeb(to, V::loadb(line));
       }
   }
 };

@@ -60,7 +60,7 @@ def packed(dtype: str, n: int, k: int, rng: np.random.Generator, extreme: bool =
     else:
         raw = w if dtype == "F32" else w.astype(np.float16)
         w = raw.astype(F32)
-    return pack_floats(raw.view(np.uint8).reshape(n, k, -1), k).reshape(-1), w
+    return pack_floats(dtype, raw.view(np.uint8).reshape(n, k, -1), k).reshape(-1), w
 
 
 def linear(isa: str, dtype: str, data, n: int, x):
@@ -319,7 +319,7 @@ def hostile_matrix(dtype: str, kind: str, n: int, k: int, rng: np.random.Generat
             rng.integers(0, 256, (n, k * width)) if fill is None else np.full((n, k * width), fill)
         )
         raw = raw.astype(np.uint8)
-    return pack_floats(raw.reshape(n, k, width), k).reshape(-1)
+    return pack_floats(dtype, raw.reshape(n, k, width), k).reshape(-1)
 
 
 def hostile_rows(rows: int, k: int, rng: np.random.Generator):

@@ -1,7 +1,8 @@
 """The tiled kernels: emulated tiles against NumPy, every twin against every other, bit for bit.
 
 The formula is in csrc/kernels.h. "emulated-scalar" is plain loops, "emulated" the code that AMX
-runs but for its six instructions, "amx" those instructions where there are some.
+runs but for its six instructions, "amx" those instructions where there are some. Attention over
+pairs ("emulated-pairs", "avx512bf16") is the same but for its dot; test_pairs.py has the rest.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ from tests.native.test_kernels import packed, random_codes, to_bf16
 
 F32 = np.float32
 TILED = ["emulated-scalar", "emulated", *(["amx"] if _core.amx_status() == "ok" else [])]
+FAMILIES = {
+    "tiles": TILED,
+    "pairs": ["emulated-pairs", *(["avx512bf16"] if "avx512bf16" in _core.isa_available() else [])],
+}
+"""Of tiled attention: plain loops first, then what must give their bits."""
 FORMATS = [name for name in _core.Format.__members__ if name not in ("F32", "F16")]
 TINY = F32(2.0**-126)
 
@@ -134,14 +140,16 @@ def test_rounding_to_bf16(isa: str) -> None:
     ).view(F32)  # fmt: skip
     x = np.zeros((len(bits), 32), F32)
     x[range(len(bits)), range(len(bits))] = bits
-    unit = pack_floats(to_bf16(np.eye(32)).view(np.uint8).reshape(32, 32, 2), 32).reshape(-1)
+    unit = pack_floats("BF16", to_bf16(np.eye(32)).view(np.uint8).reshape(32, 32, 2), 32).reshape(
+        -1
+    )
     # Tiles know 0 * inf: a row that overflows to inf is NaN but for its own column.
     got = np.diagonal(linear(isa, "BF16", unit, 32, x))[: len(bits)]
     np.testing.assert_array_equal(got, tile_dots(bf16(x), np.eye(32, dtype=F32)).diagonal()[:14])
     assert np.isinf(got[8:10]).all()
     np.testing.assert_array_equal(got[[5, 6, 7]], 0)
     small = np.full((32, 32), 2.0**-127)  # in w it counts as zero as well
-    data = pack_floats(to_bf16(small).view(np.uint8).reshape(32, 32, 2), 32).reshape(-1)
+    data = pack_floats("BF16", to_bf16(small).view(np.uint8).reshape(32, 32, 2), 32).reshape(-1)
     assert (linear(isa, "BF16", data, 32, np.full((1, 32), 2.0**60, F32)) == 0).all()
 
 
@@ -163,7 +171,7 @@ def test_sums_that_vanish(isa: str) -> None:
     rng = np.random.default_rng(4)
     scale = 2.0 ** rng.integers(-66, -60, (32, 64))
     w = rng.choice([-1.0, 1.0], (32, 64)) * scale
-    data = pack_floats(to_bf16(w).view(np.uint8).reshape(32, 64, 2), 64).reshape(-1)
+    data = pack_floats("BF16", to_bf16(w).view(np.uint8).reshape(32, 64, 2), 64).reshape(-1)
     x = (rng.choice([-1.0, 1.0], (3, 64)) * 2.0 ** rng.integers(-66, -60, (3, 64))).astype(F32)
     want = tile_dots(x, w.astype(F32))
     assert 0 < (want == 0).mean() < 1
@@ -184,6 +192,7 @@ def attend(isa: str, q: np.ndarray, memory: np.ndarray, head_dim: int, first: in
     return out
 
 
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 @pytest.mark.parametrize(
     ("head_dim", "group", "rows", "first"),
     [
@@ -196,13 +205,13 @@ def attend(isa: str, q: np.ndarray, memory: np.ndarray, head_dim: int, first: in
         (64, 2, 100, 31),
     ],
 )
-def test_attention(head_dim: int, group: int, rows: int, first: int) -> None:
+def test_attention(head_dim: int, group: int, rows: int, first: int, family: list[str]) -> None:
     rng = np.random.default_rng(head_dim + rows)
     size = -(-(first + rows) // 64) * 64
     keys, values = (to_bf16(rng.standard_normal((size, head_dim)) * 2) for _ in range(2))
     memory = pages_of(keys, values, first + rows)
     q = rng.standard_normal((rows, group * head_dim), F32)
-    got = attend("emulated-scalar", q, memory, head_dim, first)
+    got = attend(family[0], q, memory, head_dim, first)
     k, v = ((a.astype(np.uint32) << 16).view(F32).astype(np.float64) for a in (keys, values))
     unit = F32(np.log2(np.e)) / np.sqrt(F32(head_dim))
     for r in range(rows):
@@ -213,14 +222,15 @@ def test_attention(head_dim: int, group: int, rows: int, first: int) -> None:
             p = np.exp2(s - s.max())
             bound = p @ np.abs(v[:seen]) / p.sum() * 2.0**-8  # p in bf16, and a little
             assert (np.abs(got[r, part] - p @ v[:seen] / p.sum()) <= bound).all()
-    for isa in TILED[1:]:
+    for isa in family[1:]:
         np.testing.assert_array_equal(attend(isa, q, memory, head_dim, first), got, err_msg=isa)
-    alone = [attend("emulated", q[r : r + 1], memory, head_dim, first + r) for r in range(rows)]
+    alone = [attend(family[-1], q[r : r + 1], memory, head_dim, first + r) for r in range(rows)]
     np.testing.assert_array_equal(np.concatenate(alone), got)
 
 
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 @pytest.mark.parametrize("head_dim", range(16, 257, 16))
-def test_every_head_dim_and_group(head_dim: int) -> None:
+def test_every_head_dim_and_group(head_dim: int, family: list[str]) -> None:
     """Plain loops, lanes and instructions agree at the borders of tiles, pages and parts."""
     rng = np.random.default_rng(head_dim)
     for first, rows in ((0, 1), (63, 3), (1020, 7)):
@@ -228,20 +238,21 @@ def test_every_head_dim_and_group(head_dim: int) -> None:
         keys, values = (to_bf16(rng.standard_normal((1088, head_dim)) * 2) for _ in range(2))
         memory = pages_of(keys, values, first + rows)
         q = rng.standard_normal((rows, group * head_dim), F32)
-        want = attend("emulated-scalar", q, memory, head_dim, first)
+        want = attend(family[0], q, memory, head_dim, first)
         assert np.isfinite(want).all()
-        for isa in TILED[1:]:
+        for isa in family[1:]:
             np.testing.assert_array_equal(attend(isa, q, memory, head_dim, first), want)
 
 
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 @pytest.mark.parametrize("group", range(1, 9))
-def test_a_row_is_the_same_alone(group: int) -> None:
+def test_a_row_is_the_same_alone(group: int, family: list[str]) -> None:
     """Whatever window it shares, across pages and parts; NaN in the slots behind."""
     rng = np.random.default_rng(group)
     first, rows, head_dim = 1024 - 70, 140, 32
     keys, values = (to_bf16(rng.standard_normal((1152, head_dim)) * 2) for _ in range(2))
     q = rng.standard_normal((rows, group * head_dim), F32)
-    for isa in TILED[1:]:
+    for isa in family[1:] or family:
         want = attend(isa, q, pages_of(keys, values, first + rows), head_dim, first)
         for r in (0, 1, 5, 69, 70, 71, 133, 139):
             memory = pages_of(keys, values, first + r + 1)
@@ -249,17 +260,18 @@ def test_a_row_is_the_same_alone(group: int) -> None:
             np.testing.assert_array_equal(alone[0], want[r])
 
 
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 @pytest.mark.parametrize("scale", [1e-30, 30.0, 1e4, 1e12])
-def test_scores_of_every_size(scale: float) -> None:
+def test_scores_of_every_size(scale: float, family: list[str]) -> None:
     """Weights that vanish on the way, tops that rise late: finite, and equal by every path."""
     rng = np.random.default_rng(7)
     keys, values = (to_bf16(rng.standard_normal((1152, 64))) for _ in range(2))
     keys[1100:] = to_bf16(rng.standard_normal((52, 64)) * 9)
     q = (rng.standard_normal((50, 192)) * scale).astype(F32)
     memory = pages_of(keys, values, 1150)
-    want = attend("emulated-scalar", q, memory, 64, 1100)
+    want = attend(family[0], q, memory, 64, 1100)
     assert np.isfinite(want).all()
-    for isa in TILED[1:]:
+    for isa in family[1:]:
         np.testing.assert_array_equal(attend(isa, q, memory, 64, 1100), want)
 
 
@@ -269,7 +281,7 @@ def test_a_query_that_is_not_finite(bad: float) -> None:
     keys, values = (to_bf16(rng.standard_normal((64, 64))) for _ in range(2))
     q = rng.standard_normal((20, 128), F32)
     q[3, 70] = bad
-    for isa in TILED:
+    for isa in (*TILED, *FAMILIES["pairs"]):
         got = attend(isa, q, pages_of(keys, values, 60), 64, 40)
         assert np.isnan(got[3, 64:]).all()
         got[3, 64:] = 0
@@ -282,7 +294,7 @@ def test_a_key_that_is_not_finite() -> None:
     keys, values = (to_bf16(rng.standard_normal((64, 64))) for _ in range(2))
     keys[50] = 0x7FC0
     q = rng.standard_normal((20, 128), F32)
-    for isa in TILED:
+    for isa in (*TILED, *FAMILIES["pairs"]):
         got = attend(isa, q, pages_of(keys, values, 60), 64, 40)
         assert np.isfinite(got[:10]).all()
         assert np.isnan(got[10:]).all()
@@ -295,7 +307,7 @@ def test_a_row_does_not_meet_later_values(bad: int) -> None:
     keys, values = (to_bf16(rng.standard_normal((64, 64))) for _ in range(2))
     values[40] = bad
     q = rng.standard_normal((20, 128), F32)
-    for isa in TILED:
+    for isa in (*TILED, *FAMILIES["pairs"]):
         got = attend(isa, q, pages_of(keys, values, 52), 64, 32)
         assert np.isfinite(got[:8]).all()
         assert not np.isfinite(got[8:]).any()

@@ -24,10 +24,6 @@ struct Bf16 {
     scatter(p, even, 2);
     scatter(p + 1, odd, 2);
   }
-  // p[2i] = even[i], p[2i + 1] = odd[i], bf16 as they are
-  static void zip(uint16_t* p, const uint16_t* even, const uint16_t* odd) {
-    for (int i = 0; i < 16; i++) p[2 * i] = even[i], p[2 * i + 1] = odd[i];
-  }
   // p[i] = low[i] rounded, p[16 + i] = high[i] rounded
   static void store32(uint16_t* p, V::F low, V::F high) {
     store(p, low);

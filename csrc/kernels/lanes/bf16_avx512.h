@@ -17,9 +17,6 @@ struct Bf16 {
                                             21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     _mm512_storeu_si512(p, _mm512_permutexvar_epi16(zipped, (__m512i)_mm512_cvtne2ps_pbh(odd, even)));
   }
-  static void zip(uint16_t* p, const uint16_t* even, const uint16_t* odd) {
-    _mm512_storeu_si512(p, _mm512_or_si512(widen(even), _mm512_slli_epi32(widen(odd), 16)));
-  }
   static void store32(uint16_t* p, V::F low, V::F high) {
     _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh(high, low));
   }
@@ -38,11 +35,6 @@ struct Bf16 {
   static V::F byte(V::B u) {
     const __m512i moved = _mm512_srli_epi32(u, 8 * J);
     return _mm512_cvtepi32_ps(J == 3 ? moved : _mm512_and_si512(moved, _mm512_set1_epi32(255)));
-  }
-
- private:
-  static __m512i widen(const uint16_t* p) {
-    return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
 };
 

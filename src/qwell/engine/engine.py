@@ -17,6 +17,8 @@ from itertools import accumulate, count
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from qwell.engine.grammar import GrammarCompiler
 from qwell.engine.kv_cache import PagePool, pages_for
 from qwell.engine.memory import kv_bytes
@@ -77,6 +79,8 @@ class Engine:
             enabled=prefix_cache,
         )
         self._kv = backend.new_kv(num_pages)
+        # Logits of a step, used again and again: arrays of their own stay in malloc's arenas.
+        self._out_logits = np.empty((max_seqs, backend.config.vocab_size), np.float32)
         self.is_committed = False
         """Whether keys and values have their memory already."""
         self.pace = Pace()
@@ -210,7 +214,7 @@ class Engine:
     def _compute(self, parts: list[Part]) -> None:
         for part in parts:
             part.reply.mark_started()
-        logits = self.backend.step(batch_of(parts, self._kv))
+        logits = self.backend.step(batch_of(parts, self._kv, self._out_logits))
         ends = list(accumulate(part.num_logits for part in parts))
         for part, end in zip(parts, ends, strict=True):
             if part.reply.wants_prompt_logits:

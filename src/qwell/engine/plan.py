@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwell.engine.reply import Reply
+from qwell.engine.types import F32
 from qwell.model.batch import Batch
 
 
@@ -52,8 +53,8 @@ def shape_of(parts: Sequence[Part]) -> Shape:
     return Shape(len(singles), sum(part.rows for part in parts) - len(singles), sum(singles))
 
 
-def batch_of(parts: Sequence[Part], kv: Any) -> Batch:
-    """The rows of all parts end to end."""
+def batch_of(parts: Sequence[Part], kv: Any, out_logits: F32) -> Batch:
+    """The rows of all parts end to end; out_logits is for their logits."""
     return Batch.make(
         [p.reply.tokens[p.first : p.done] for p in parts],
         past=[p.first for p in parts],
@@ -61,4 +62,5 @@ def batch_of(parts: Sequence[Part], kv: Any) -> Batch:
         logits=[p.num_logits for p in parts],
         kv=kv,
         pages=[p.reply.lease.pages for p in parts if p.reply.lease],
+        out_logits=out_logits,
     )

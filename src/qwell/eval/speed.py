@@ -72,7 +72,7 @@ class Run:
     prefill_gop: float
     ceilings: Ceilings
     on_tiles: bool
-    """Whether prompts are multiplied on bf16 tiles."""
+    """Whether prompts are multiplied in bf16, by tiles or by pairs."""
 
     def figures(self) -> dict[str, float]:
         """What is compared, and what a median is taken of."""

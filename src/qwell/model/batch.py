@@ -19,6 +19,7 @@ PAGE_SIZE = 64
 """Tokens of one KV page. Attention walks keys in blocks of this size at absolute positions."""
 
 I32 = NDArray[np.int32]
+F32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Batch:
 
     kv is the back end's cache (None: attention sees this step's rows alone); page_table[s, p]
     is the page that holds positions [p * PAGE_SIZE, (p + 1) * PAGE_SIZE) of sequence s.
+    out_logits [n, V] is where a back end may write the logits if R <= n, in place of a fresh array.
     """
 
     input_ids: I32  # [T]
@@ -37,6 +39,7 @@ class Batch:
     out_rows: I32  # [R]
     kv: Any = None
     page_table: I32 | None = None  # [S, P]
+    out_logits: F32 | None = None
 
     @property
     def num_rows(self) -> int:
@@ -61,6 +64,7 @@ class Batch:
         logits: Literal["last", "all", "none"] | Sequence[int] = "last",
         kv: Any = None,
         pages: Sequence[Sequence[int]] | None = None,
+        out_logits: F32 | None = None,
     ) -> Batch:
         """Lays the new tokens `ids[s]` of every sequence end to end.
 
@@ -99,6 +103,7 @@ class Batch:
             ),
             kv=kv,
             page_table=_page_table(pages, before, lens) if kv is not None else None,
+            out_logits=out_logits,
         )
 
 

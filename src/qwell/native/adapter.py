@@ -66,6 +66,6 @@ def pack_adapters(
 def _factor(stored: Stored, dtype: str, offset: int) -> Factor:
     rows, inputs = stored.shape
     raw = quantise(dtype, stored.float32()).reshape(rows, inputs, -1)
-    data = pack_floats(raw, padded_inputs(dtype, inputs)).reshape(-1)
+    data = pack_floats(dtype, raw, padded_inputs(dtype, inputs)).reshape(-1)
     assert len(data) % ALIGN == 0, "a panel is a whole number of lines"
     return Factor(stored.name, (rows, inputs), dtype, offset, data, stored)

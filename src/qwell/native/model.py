@@ -109,8 +109,8 @@ class NativeModel:
 
     @property
     def roles_differ(self) -> bool:
-        """Whether prompt rows have a formula of their own: where there are tiles."""
-        return self.isa in ("amx", "emulated")
+        """Whether prompt rows have a formula of their own: where their matrices go over tiles."""
+        return bool(self._program.roles_differ)
 
     @property
     def isa(self) -> str:
@@ -148,10 +148,15 @@ class NativeModel:
             ) from error
 
     def step(self, batch: Batch) -> NDArray[np.float32]:
-        """Appends the batch's rows to batch.kv and gives logits [R, vocab_size] in a fresh array.
+        """Appends the batch's rows to batch.kv and gives logits [R, vocab_size], float32.
 
-        Raises ValueError for a batch out of bounds (an id, a page, more than max_rows rows)."""
-        logits = np.empty((len(batch.out_rows), self.config.vocab_size), np.float32)
+        They lie in batch.out_logits if they fit there, else in a fresh array. Raises ValueError
+        for a batch out of bounds (an id, a page, more than max_rows rows)."""
+        wanted = len(batch.out_rows)
+        if batch.out_logits is not None and wanted <= len(batch.out_logits):
+            logits = batch.out_logits[:wanted]
+        else:
+            logits = np.empty((wanted, self.config.vocab_size), np.float32)
         parts = (batch.input_ids, batch.row_splits, batch.past, batch.prompt_len)
         table: Any = batch.page_table
         rows = (batch.positions, batch.out_rows)

@@ -147,7 +147,7 @@ def _bytes(plan: _Plan, start: int, stop: int) -> U8:
     if plan.dtype not in BITS:
         width = FORMATS[plan.dtype].block_bytes
         raw = tensor.rows_bytes(start, stop).reshape(stop - start, -1, width)
-        return pack_floats(raw, padded_inputs(plan.dtype, tensor.shape[1]))
+        return pack_floats(plan.dtype, raw, padded_inputs(plan.dtype, tensor.shape[1]))
     if tensor.dtype == plan.dtype:
         codes = unpack(plan.dtype, tensor.rows_bytes(start, stop).reshape(-1))
     else:
@@ -169,12 +169,15 @@ def quantise_q8(w: NDArray[np.float32]) -> Codes:
     return Codes(q.astype(np.uint8), 128, scale)
 
 
-def pack_floats(raw: U8, k: int) -> U8:
-    """[rows, inputs, bytes of one] -> panels [panels, k, 32, bytes], filled up with zeros."""
+def pack_floats(dtype: str, raw: U8, k: int) -> U8:
+    """[rows, inputs, bytes of one] -> panels [panels, k, 32, bytes], filled up with zeros. BF16,
+    whose neighbours are multiplied together: [panels, k / 2, 32, 2 * bytes]."""
     rows, inputs, width = raw.shape
     whole = np.zeros((-(-rows // PANEL) * PANEL, k, width), np.uint8)
     whole[:rows, :inputs] = raw
-    return np.ascontiguousarray(whole.reshape(-1, PANEL, k, width).transpose(0, 2, 1, 3))
+    together = 2 if dtype == "BF16" else 1
+    parts = whole.reshape(-1, PANEL, k // together, together * width)
+    return np.ascontiguousarray(parts.transpose(0, 2, 1, 3))
 
 
 def pack_codes(codes: Codes, rows: int, bits: int) -> U8:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from qwell import _core
 from qwell.errors import StorageError
 
-VERSION = 1
+VERSION = 2
 """Raised when the layout of packed.h or of the table changes; old packs are then made anew."""
 
 

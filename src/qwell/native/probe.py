@@ -82,9 +82,10 @@ class Ceilings:
         return name, peaks[name]
 
     def prompt_compute(self, on_tiles: bool) -> tuple[str, float]:
-        """The peak of what prompts are multiplied with: bf16 tiles, or else vectors."""
+        """The peak of what prompts are multiplied with: bf16 by tiles or pairs, or vectors."""
         if on_tiles:
-            return "amx_bf16_gflops", self.amx_bf16_gflops or 0.0
+            name = "amx_bf16_gflops" if self.amx_bf16_gflops else "bf16_gflops"
+            return name, getattr(self, name) or 0.0
         vectors = replace(self, amx_int8_gops=None, amx_bf16_gflops=None)
         return vectors.compute
 
