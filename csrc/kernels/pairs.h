@@ -85,7 +85,7 @@ void linear_pairs(const uint8_t* panel, int k, const Row* x, int rows, float* ti
 // unless they are the first.
 template <int M, int N>
 inline void dot_unit(const uint8_t* a, int steps, const uint8_t* b, int64_t b_stride, bool first, float* c,
-                     int64_t c_stride) {
+                     int64_t c_stride, NextPanel& following) {
   V::F acc[M][N];
 #pragma GCC unroll 4
   for (int m = 0; m < M; m++)
@@ -93,6 +93,7 @@ inline void dot_unit(const uint8_t* a, int steps, const uint8_t* b, int64_t b_st
     for (int j = 0; j < N; j++) acc[m][j] = first ? V::set1(0.0f) : V::load(c + m * c_stride + j * kLanes);
   for (int step = 0; step < steps; step++, a += kTileBytes)
     for (int pair = 0; pair < 16; pair++, b += b_stride) {
+      following.ask();
       V::B line[N];
 #pragma GCC unroll 4
       for (int j = 0; j < N; j++) line[j] = V::loadb(b + 64 * j);
@@ -110,43 +111,52 @@ inline void dot_unit(const uint8_t* a, int steps, const uint8_t* b, int64_t b_st
 
 template <int N>
 inline void dot_units(int rows, const uint8_t* a, int steps, const uint8_t* b, int64_t b_stride, bool first, float* c,
-                      int64_t c_stride) {
+                      int64_t c_stride, NextPanel& following) {
   for (; rows > 0; rows -= 4, a += 4 * 64, c += 4 * c_stride) switch (rows) {
-      case 1: dot_unit<1, N>(a, steps, b, b_stride, first, c, c_stride); break;
-      case 2: dot_unit<2, N>(a, steps, b, b_stride, first, c, c_stride); break;
-      case 3: dot_unit<3, N>(a, steps, b, b_stride, first, c, c_stride); break;
-      default: dot_unit<4, N>(a, steps, b, b_stride, first, c, c_stride);
+      case 1: dot_unit<1, N>(a, steps, b, b_stride, first, c, c_stride, following); break;
+      case 2: dot_unit<2, N>(a, steps, b, b_stride, first, c, c_stride, following); break;
+      case 3: dot_unit<3, N>(a, steps, b, b_stride, first, c, c_stride, following); break;
+      default: dot_unit<4, N>(a, steps, b, b_stride, first, c, c_stride, following);
     }
 }
 
 // Unit by unit: the scores, their weights, the values.
 struct TileWalk : TileUnits {
+  NextPanel page_behind = {};
+
   void run() {
     for (int u = 0; u < count(); u++) {
       now = unit_at(u);
+      page_behind = asked(u);
       scores();
       tops();
-      for (int r = 0; r < now.rows; r++) weights(r), prefetch(u, r);
+      for (int r = 0; r < now.rows; r++) weights(r);
       rescale_out(now);
       for (int d = 0; d < H; d += 64) values(d);
     }
   }
-  void scores() const {
+  // The page behind the unit's, dealt out over its products: the first tile asks for it.
+  NextPanel asked(int u) const {
+    const uint8_t* next = next_page(u);
+    const int blocks = (now.rows + 3) / 4, pairs = blocks * (16 * s.steps + 32 * ((H + 63) / 64));
+    return {next, next ? next + H * 256 : next, (H * 4 + pairs - 1) / pairs};
+  }
+  void scores() {
     constexpr int line = kPage * 4;
     float* to = s.scores[now.slot][0];
-    dot_units<4>(now.rows, now.q, H / 32, now.keys, line, true, to, kPage);
+    dot_units<4>(now.rows, now.q, H / 32, now.keys, line, true, to, kPage, page_behind);
     if (H % 32 == 0) return;
     std::memcpy(s.tail, now.keys + H / 32 * 16 * line, 8 * line);  // zeros behind it
-    dot_units<4>(now.rows, now.q + H / 32 * kTileBytes, 1, s.tail, line, H < 32, to, kPage);
+    dot_units<4>(now.rows, now.q + H / 32 * kTileBytes, 1, s.tail, line, H < 32, to, kPage, page_behind);
   }
-  void values(int d) const {
+  void values(int d) {
     const uint8_t *p = s.p + now.slot * 2 * kTileBytes, *v = now.values + d * 4;
     float* to = now.out + d;
     switch ((H - d) / kLanes) {
-      case 1: return dot_units<1>(now.rows, p, 2, v, H * 4, now.first, to, H);
-      case 2: return dot_units<2>(now.rows, p, 2, v, H * 4, now.first, to, H);
-      case 3: return dot_units<3>(now.rows, p, 2, v, H * 4, now.first, to, H);
-      default: return dot_units<4>(now.rows, p, 2, v, H * 4, now.first, to, H);
+      case 1: return dot_units<1>(now.rows, p, 2, v, H * 4, now.first, to, H, page_behind);
+      case 2: return dot_units<2>(now.rows, p, 2, v, H * 4, now.first, to, H, page_behind);
+      case 3: return dot_units<3>(now.rows, p, 2, v, H * 4, now.first, to, H, page_behind);
+      default: return dot_units<4>(now.rows, p, 2, v, H * 4, now.first, to, H, page_behind);
     }
   }
 };

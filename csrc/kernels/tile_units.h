@@ -141,10 +141,12 @@ struct TileUnits {
     V::store(lanes, sum);
   }
 
-  // The page behind the unit's, dealt out over its rows: the first tile asks for it.
+  // The page behind the unit's, which its first tile asks for; null for the others.
+  const uint8_t* next_page(int u) const { return tile > 0 || u % sharing > 0 ? nullptr : pages.keys[u / sharing + 1]; }
+  // Dealt out over the unit's rows.
   void prefetch(int u, int row) const {
-    if (tile > 0 || u % sharing > 0) return;
-    const uint8_t* next = pages.keys[u / sharing + 1];
+    const uint8_t* next = next_page(u);
+    if (!next) return;
     const int lines = H * 4, begin = lines * row / now.rows, end = lines * (row + 1) / now.rows;
     for (int i = begin; i < end; i++) V::prefetch(next + i * 64);
   }
