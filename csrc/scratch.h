@@ -27,7 +27,8 @@ struct RowStore {
   uint8_t *tiles, *next_tiles;  // of the rows here; of what they become, where the next phase reads that
 };
 
-inline constexpr int kPieceRows = 4;  // rows whose row ops are done in one piece of work
+inline constexpr int kRowsToDeal = 64;  // a thread, so that unpacking each panel for itself costs little
+inline constexpr int kPieceRows = 4;    // rows whose row ops are done in one piece of work
 // A pass over tiles reads its rows from the second-level cache while they take no more than
 // kNearRows; else it covers as many panels as kNearSums of results allow.
 inline constexpr int64_t kNearRows = 1 << 20, kNearSums = 512 << 10;

@@ -33,13 +33,18 @@ struct Worker::Linear {
   const Kernels& kernels = worker.kernels;
   // Of the rows of the phase, in the order of the step, the first `prompts` may go over tiles.
   const int total = worker.count(phase), prompts = phase.prompt_forms.tiles || phase.prompt_forms.bf16 ? step.tiled : 0;
-  const int end_unit = phase.first_unit[worker.id + 1];
+  // Many rows without tiles are dealt out, so that a thread reads what it wrote itself (results of one phase are
+  // rows of the next) and its share stays in its own cache; else the units are.
+  const bool by_rows = !phase.prompt_forms.tiles && total >= kRowsToDeal * p.threads();
+  const int first_unit = by_rows ? 0 : phase.first_unit[worker.id];
+  const int end_unit = by_rows ? int(phase.units.size()) : phase.first_unit[worker.id + 1];
+  const std::pair<int, int> rows = by_rows ? worker.share(total) : std::pair{0, total};
   Pass waiting{};
 
   void walk() {
     const RowStore& x = load(*p.shared_rows_);
     const uint8_t* a = phase.is_packed ? p.shared_rows_->next_tiles : x.tiles;
-    for (int u = phase.first_unit[worker.id], set = 0; u < end_unit; set ^= 1) {
+    for (int u = first_unit, set = 0; u < end_unit; set ^= 1) {
       const Pass pass{u, prompts ? pass_end(u) : u + 1, set, u, 0};
       multiply_tiled(pass, product(pass), a, 0);
       if (partner(pass)) multiply_tiled(pass, *partner(pass), a, 1);
@@ -61,7 +66,7 @@ struct Worker::Linear {
   int batch_row(int i) const { return phase.out_rows ? i : step.order[i]; }
 
   // The rows in the forms their products read. Few rows: every thread prepares them all for itself,
-  // which is cheaper than a barrier. Many: dealt out, then a barrier.
+  // which is cheaper than a barrier. More: dealt out, then a barrier if others read them.
   const RowStore& load(RowStore& shared) {
     const bool few = total <= 4;
     RowStore& to = few ? scratch.few : shared;
@@ -74,7 +79,7 @@ struct Worker::Linear {
       if (forms.tiles) kernels.tiles->pack(x, stride, phase.k, i, n, prompts, to.tiles);
       for (int r = 0; r < n; r++) to.prepare(kernels, phase, forms, i + r, x + r * stride);
     }
-    if (!few) p.team_.barrier();
+    if (!few && !by_rows) p.team_.barrier();
     return to;
   }
 
@@ -189,8 +194,8 @@ struct Worker::Linear {
 
   // The rows that do not go over tiles: a panel is read and they are done.
   void finish_plain(const Pass& pass, const Unit& unit, const RowStore& x) {
-    const int begin = tiled(product(pass)), n = total - begin;
-    if (n == 0) return;
+    const int begin = std::max(tiled(product(pass)), rows.first), n = rows.second - begin;
+    if (n <= 0) return;
     multiply_plain(product(pass), unit, x, scratch.tile(0));
     if (partner(pass)) multiply_plain(*partner(pass), unit, x, scratch.tile(1));
     finish(pass, unit, begin, n, [&](const Product& one, int which) {
@@ -205,13 +210,13 @@ struct Worker::Linear {
       for (int c = 0; c < unit.columns && begin < end; c += kPanel)
         kernel(w.packed + int64_t((unit.column + c) / kPanel) * w.panel_bytes, w.k, x.rows.data() + begin, end - begin,
                tile + c, p.max_unit_, scratch.linear_scratch.data());
+      tile += int64_t(end - begin) * p.max_unit_;
     };
-    if (const auto kernel = p.paired(phase, product)) {
-      multiply(kernel, 0, prompts);
-      tile += int64_t(prompts) * p.max_unit_;
-      return multiply(kernels.linear[int(w.format)], prompts, total);
-    }
-    multiply(kernels.linear[int(w.format)], tiled(product), total);
+    const auto paired = p.paired(phase, product);
+    const int begin = std::max(tiled(product), rows.first), end = rows.second;
+    const int prompts_end = paired ? std::clamp(prompts, begin, end) : begin;
+    multiply(paired, begin, prompts_end);
+    multiply(kernels.linear[int(w.format)], prompts_end, end);
   }
   void add_bias(const Product& product, const Unit& unit, int n, const Result& result) {
     if (product.bias.empty()) return;
