@@ -205,7 +205,7 @@ def main() -> None:
     ready, told = context.Queue(), context.Queue()
     server = context.Process(target=serve, args=(ready,), daemon=True)
     server.start()
-    port, share = ready.get(timeout=HANG_S), args.cases // args.workers
+    port, share = ready.get(timeout=HANG_S), -(-args.cases // args.workers)
     for i in range(args.workers):
         seed = args.seed * 10 + i
         context.Process(target=work, args=(port, seed, share, told), daemon=True).start()
