@@ -7,7 +7,7 @@
 
 namespace qwell {
 
-// `base` with tiles for prompt rows and for more than a few reply rows.
+// `base` with tiles for prompt rows and for more than a few reply rows, and with their attention.
 static Kernels with_tiles(const Kernels& base, const char* name, const TileKernels& tiles) {
   Kernels kernels = base;
   kernels.name = name, kernels.tiles = &tiles;
@@ -72,8 +72,8 @@ static constexpr FormatInfo integer_info() {
 FormatInfo format_info(Format format) {
   switch (format) {
     case Format::F32: return {1, 4 * kPanel, false};
-    case Format::F16:
-    case Format::BF16: return {1, 2 * kPanel, false};
+    case Format::F16: return {1, 2 * kPanel, false};
+    case Format::BF16: return {2, 4 * kPanel, false};
     case Format::Q4_0: return integer_info<Format::Q4_0>();
     case Format::Q4_1: return integer_info<Format::Q4_1>();
     case Format::Q5_0: return integer_info<Format::Q5_0>();

@@ -68,7 +68,8 @@
 // The head and F32 or F16 matrices know no tiled form: their prompt rows use the formulas above.
 // Where the CPU has no tiles but multiplies pairs of bf16 (AVX512_BF16), prompt rows of BF16 matrices and
 // attention of all rows use the tiled formula with another dot, here called paired: for even k ascending
-//     c = fma(a[k + 1], b[k + 1], c), then fma(a[k], b[k], c); small numbers as above.
+//     c = fma(a[k + 1], b[k + 1], c), then fma(a[k], b[k], c); small numbers as above (of
+//     a result: below 2^-126 once it is rounded as if its exponent had no end).
 // Reply rows are not rounded, so what a policy said of its own tokens can be compared with training.
 #pragma once
 
@@ -206,7 +207,7 @@ struct TileStep {
   int64_t at, block_bytes;
 };
 
-// Prompt rows over tiles.
+// Prompt rows over tiles, and attention; over pairs attention alone, the rest is null but for begin and end.
 struct TileKernels {
   void (*begin)();  // on every thread before its first tile of a step
   void (*end)();    // and after its last

@@ -142,7 +142,7 @@ ProbeLoops probe_loops([[maybe_unused]] const std::string& isa) {
   if (isa == "avxvnni") return avx2::kVnniLoops;
   if (isa != "scalar" && cpu().avx512_vnni) {
     ProbeLoops loops = avx512::kLoops;
-    if (!cpu().avx512_bf16) loops.bf16 = {};
+    if (isa == "avx512" || !cpu().avx512_bf16) loops.bf16 = {};
     return loops;
   }
 #elif defined(__aarch64__)

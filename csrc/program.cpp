@@ -48,7 +48,7 @@ Weight Program::weight(Format format, int n, int k, int64_t offset) const {
   const Region& region = behind < 0 ? weights_ : appended_;
   const int64_t at = behind < 0 ? offset : behind;
   require(at + bytes <= region.size(), "a packed weight lies outside of the file");
-  return {format, region.data() + at, n, k_padded, panel};
+  return {format, region.data() + at, n, k_padded, panel, behind >= 0};
 }
 
 void Program::append(const uint8_t* bytes, int64_t size) {

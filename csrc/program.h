@@ -30,6 +30,7 @@ struct Weight {
   const uint8_t* packed;
   int n, k;  // k padded to the format's block; n columns that count
   int64_t panel_bytes;
+  bool appended = false;  // not of the file: an adapter's
 };
 
 struct RowOp {
@@ -71,7 +72,7 @@ struct Phase {
   RowOp op;  // the prologue's norm, or the op of a Rows phase
   std::vector<Product> products;
   std::vector<Unit> units;
-  std::vector<int> first_unit;  // per thread, cut by bytes
+  std::vector<int> first_unit;  // per thread, cut by bytes, where units are dealt
   int k = 0;                    // of its longest product
   Forms prompt_forms, reply_forms;
   // Prompt rows of silu(gate) * up go straight into the tiles of the next phase, which reads only them.
@@ -132,9 +133,10 @@ class Program {
   void find_packed();
   // The tiled form of a linear phase's product, or null: its prompt rows are as its reply rows.
   TileKernels::LinearFn tiled(const Phase& phase, const Product& product) const;
-  // The same over pairs.
+  // The same over pairs. An adapter's factors are thin and never paired, so that a quantised file keeps one formula.
   Kernels::LinearFn paired(const Phase& phase, const Product& product) const {
-    return product.weight.format == Format::BF16 && !phase.out_rows ? kernels_.paired : nullptr;
+    return product.weight.format == Format::BF16 && !product.weight.appended && !phase.out_rows ? kernels_.paired
+                                                                                                : nullptr;
   }
 
   Team team_;

@@ -12,7 +12,8 @@ namespace qwell {
 
 inline constexpr int kItemRows = 16;  // rows of an attention item without tiles
 
-// `rows` rows in every form a linear phase may need: float, quantised, bf16 tiles. Memory nobody writes costs nothing.
+// `rows` rows in every form a linear phase may need: float, bf16, quantised, tiles of bf16. Memory nobody writes costs
+// nothing.
 struct RowStore {
   RowStore(uint8_t* memory, int rows, int k);
   static int64_t bytes(int rows, int k) {

@@ -1,5 +1,5 @@
 // A linear phase, by one worker: rows are loaded in the forms their products read, multiplied over
-// tiles (prompt rows) or panel by panel (the others), and finished: bias, row ops, destination.
+// tiles (prompt rows) or panel by panel (over pairs, or as replies are), and finished: bias, row ops, destination.
 #include <algorithm>
 
 #include "worker.h"
@@ -31,11 +31,11 @@ struct Worker::Linear {
   const Program::Step& step = worker.step;
   Program::Scratch& scratch = worker.scratch;
   const Kernels& kernels = worker.kernels;
-  // Of the rows of the phase, in the order of the step, the first `prompts` may go over tiles.
+  // Of the rows of the phase, in the order of the step, the first `prompts` may go over tiles or pairs.
   const int total = worker.count(phase), prompts = phase.prompt_forms.tiles || phase.prompt_forms.bf16 ? step.tiled : 0;
   // Many rows without tiles are dealt out, so that a thread reads what it wrote itself (results of one phase are
   // rows of the next) and its share stays in its own cache; else the units are.
-  const bool by_rows = !phase.prompt_forms.tiles && total >= kRowsToDeal * p.threads();
+  const bool by_rows = !phase.prompt_forms.tiles && !phase.out_rows && total >= kRowsToDeal * p.threads();
   const int first_unit = by_rows ? 0 : phase.first_unit[worker.id];
   const int end_unit = by_rows ? int(phase.units.size()) : phase.first_unit[worker.id + 1];
   const std::pair<int, int> rows = by_rows ? worker.share(total) : std::pair{0, total};

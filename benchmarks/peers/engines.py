@@ -15,6 +15,8 @@ from environments import python_of
 from models import Models
 from peer import Peer, PeerError
 
+from qwell import _core
+
 HERE = Path(__file__).parent
 PEERS = ("llama", "openvino", "transformers")
 OURS, TWIN = "qwell", "qwell Q4_0"
@@ -48,7 +50,10 @@ class Starter:
         return python_of(environment, self.root)
 
     def ours(self, name: str, model: str) -> Peer:
-        env = {"QWELL_FORCE_ISA": self.limit} if self.limit else {}
+        isa = self.limit
+        if isa == "avx512" and "avx512bf16" in _core.isa_available():
+            isa = "avx512bf16"  # llama.cpp is built with it too
+        env = {"QWELL_FORCE_ISA": isa} if isa else {}
         return self._launch(name, sys.executable, "ours.py", model, env)
 
     def llama_cpp(self, name: str, *, q4_0: bool) -> Peer:

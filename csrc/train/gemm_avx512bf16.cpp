@@ -1,5 +1,5 @@
-// gemm.h on AVX-512 with BF16: VDPBF16PS, which rounds after either product of a pair in an order of
-// its own and reads and writes numbers below the smallest normal as zeros.
+// gemm.h on AVX-512 with BF16: VDPBF16PS, which rounds after either product of a pair, the odd one
+// first, and reads and writes numbers below the smallest normal as zeros.
 #if defined(__x86_64__)
 #include <immintrin.h>
 

@@ -16,7 +16,7 @@ from tests.native.test_kernels import to_bf16
 from tests.native.tiny import open_native
 
 ISAS = _core.isa_available()
-EMULATED = ["emulated"] if "avx512" in ISAS else []
+EMULATED = ["emulated-pairs", *(["emulated"] if "avx512" in ISAS else [])]
 HEAD_DIMS = (16, 48, 64, 80, 128)
 
 

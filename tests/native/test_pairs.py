@@ -34,7 +34,9 @@ def pairs(x: np.ndarray, w: np.ndarray) -> np.ndarray:
     acc = np.zeros((len(x), len(w)), F32)
     for k in range(0, x.shape[1], 2):
         for i in (k + 1, k):
-            acc = flush(fma(x[:, i, None], w[None, :, i], acc))
+            a, b = x[:, i, None], w[None, :, i]
+            exact = a.astype(np.float64) * b + acc  # where it is tiny
+            acc = np.where(np.abs(exact) < 2.0**-126 - 2.0**-151, F32(0), fma(a, b, acc))
     return acc
 
 
@@ -62,6 +64,17 @@ def test_sums_that_vanish(isa: str) -> None:
     want = pairs(x, w.astype(F32))
     assert 0 < (want == 0).mean() < 1
     np.testing.assert_array_equal(linear(isa, data, 32, x), want)
+
+
+@pytest.mark.parametrize("isa", PAIRED)
+def test_tiny_is_what_is_tiny_before_it_is_rounded_to_a_small_number(isa: str) -> None:
+    """2^-126 - 2^-150 is zero though the nearest float32 is 2^-126; 2^-126 - 2^-152 is not."""
+    for small, want in ((2.0**-75, 0.0), (2.0**-76, 2.0**-126)):
+        w = np.zeros((32, 2))
+        w[:, 1], w[:, 0] = 2.0**-63, -small
+        data = pack_floats("BF16", to_bf16(w).view(np.uint8).reshape(32, 2, 2), 2).reshape(-1)
+        got = linear(isa, data, 32, np.array([[small, 2.0**-63]], F32))
+        assert (got == want).all()
 
 
 @pytest.mark.parametrize("isa", PAIRED)
@@ -110,6 +123,22 @@ def test_a_program(dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert_roles_share_a_step(model, ids, results[isa])
     for isa, got in results.items():
         np.testing.assert_array_equal(got, results[PAIRED[0]], err_msg=isa)
+
+
+def test_replies_are_not_rounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attention of a single token is exact in both formulas: a reply row has scalar's bits, a
+    prompt row has not."""
+    checkpoint, pack = tiny(tmp_path, "BF16")
+    found = {}
+    for isa in ("scalar", *PAIRED):
+        monkeypatch.setenv("QWELL_FORCE_ISA", isa)
+        model = open_native(checkpoint, pack)
+        for prompt in (0, 1):
+            batch = Batch.make([[5]], prompt_len=[prompt], kv=model.new_kv(1), pages=[[0]])
+            found[isa, prompt] = model.step(batch)
+    for isa in PAIRED:
+        assert_same_bits(found[isa, 0], found["scalar", 0])
+        assert not np.array_equal(found[isa, 1], found["scalar", 1])
 
 
 def assert_roles_share_a_step(model: NativeModel, ids: list[int], prompt: np.ndarray) -> None:

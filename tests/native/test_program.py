@@ -334,38 +334,3 @@ def test_results_are_never_written_to_a_copy() -> None:
     """An output of another type is refused, not filled in a temporary and lost."""
     with pytest.raises(TypeError):
         _core.row_op("scalar", "add", ONES, ONES, 64, 0.0, np.zeros(64, np.float64))
-
-
-@pytest.mark.parametrize("dtype", ["Q5_0", "BF16", "F16"])
-def test_many_rows_are_dealt_to_threads(dtype: str, tmp_path: Path) -> None:
-    """64 rows a thread and more: each takes rows instead of columns. A step of 205 rows, prompts
-    and replies among them, has the bits of one thread, which has those of small steps."""
-    checkpoint, pack = tiny(tmp_path, dtype)
-    lens, past = [150, 1, 53, 1], [0, 70, 0, 64]
-    texts = [tokens(past[i] + n, seed=i) for i, n in enumerate(lens)]
-    prompts = [150, 70, 53, 64]  # the single rows are replies
-    pages = [[0, 1, 2], [3, 4], [5], [6, 7]]
-    results = []
-    for threads, most in ((1, 256), (2, 256), (3, 256), (1, 40)):
-        model = open_native(checkpoint, pack, num_threads=threads)
-        kv = model.new_kv(8)
-        for i in (1, 3):
-            before = [texts[i][: past[i]]]
-            model.step(Batch.make(before, kv=kv, pages=[pages[i]], logits="none"))
-        done, out = list(past), [np.empty((0, 96), np.float32)] * 4
-        while left := [i for i in range(4) if done[i] < len(texts[i])]:
-            take = {i: min(most, len(texts[i]) - done[i]) for i in left}
-            batch = Batch.make(
-                [texts[i][done[i] : done[i] + n] for i, n in take.items()],
-                past=[done[i] for i in take],
-                prompt_len=[prompts[i] for i in take],
-                logits="all",
-                kv=kv,
-                pages=[pages[i] for i in take],
-            )
-            logits = np.split(model.step(batch), np.cumsum(list(take.values()))[:-1])
-            for i, rows in zip(take, logits, strict=True):
-                out[i], done[i] = np.concatenate([out[i], rows]), done[i] + len(rows)
-        results.append(np.concatenate(out))
-    for got in results[1:]:
-        np.testing.assert_array_equal(got, results[0])

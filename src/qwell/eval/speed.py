@@ -71,7 +71,7 @@ class Run:
     """Of a decode step: source tensors a token needs, once; keys and values of every request."""
     prefill_gop: float
     ceilings: Ceilings
-    on_tiles: bool
+    in_bf16: bool
     """Whether prompts are multiplied in bf16, by tiles or by pairs."""
 
     def figures(self) -> dict[str, float]:
@@ -82,7 +82,7 @@ class Run:
         return {
             "prefill_tok_per_s": work.batch * work.prompt_tokens / self.prefill.seconds,
             "prefill_gop_per_s": gop_per_s,
-            "prefill_of_compute": gop_per_s / self.ceilings.prompt_compute(self.on_tiles)[1],
+            "prefill_of_compute": gop_per_s / self.ceilings.prompt_compute(self.in_bf16)[1],
             "decode_tok_per_s": work.batch * self.decode.steps / seconds,
             "decode_gb_per_s": gb_per_s,
             "decode_of_bandwidth": gb_per_s / self.ceilings.read_gb_per_s,
@@ -99,7 +99,7 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
         "prompt_tokens": work.prompt_tokens,
         "gen_tokens": work.gen_tokens,
         **{name: median(one[name] for one in figures) for name in figures[0]},
-        "compute_ceiling": middle.ceilings.prompt_compute(middle.on_tiles)[0],
+        "compute_ceiling": middle.ceilings.prompt_compute(middle.in_bf16)[0],
         "read_gb_per_s": median(run.ceilings.read_gb_per_s for run in runs),
         "bytes_per_token": middle.step_bytes / work.batch,
         "mean_context": middle.mean_context,
@@ -192,7 +192,7 @@ def bench(
                     step_bytes=weight_bytes + kv,
                     prefill_gop=prefill_ops(llm.config, work) * 1e-9,
                     ceilings=before.best(after),
-                    on_tiles=native.roles_differ,
+                    in_bf16=native.roles_differ,
                 )
             )
             before, ceilings = after, ceilings.best(after)

@@ -2,7 +2,7 @@
 
 The base stays as it is, in its cached file; factors are small, so they are packed at every load.
 A factor has the precision of the matrix it adds to: float32 beside F32, float16 beside F16, else
-bf16. So it is never less exact than the matrix, and prompt rows can use tiles where those can.
+bf16. So it is never less exact than the matrix, and prompt rows go over tiles where those do.
 """
 
 from __future__ import annotations

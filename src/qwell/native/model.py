@@ -109,7 +109,7 @@ class NativeModel:
 
     @property
     def roles_differ(self) -> bool:
-        """Whether prompt rows have a formula of their own: where their matrices go over tiles."""
+        """Whether prompt rows have a formula of their own: over tiles or pairs."""
         return bool(self._program.roles_differ)
 
     @property

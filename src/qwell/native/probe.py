@@ -81,9 +81,9 @@ class Ceilings:
         name = max(peaks, key=lambda name: peaks[name])
         return name, peaks[name]
 
-    def prompt_compute(self, on_tiles: bool) -> tuple[str, float]:
+    def prompt_compute(self, in_bf16: bool) -> tuple[str, float]:
         """The peak of what prompts are multiplied with: bf16 by tiles or pairs, or vectors."""
-        if on_tiles:
+        if in_bf16:
             name = "amx_bf16_gflops" if self.amx_bf16_gflops else "bf16_gflops"
             return name, getattr(self, name) or 0.0
         vectors = replace(self, amx_int8_gops=None, amx_bf16_gflops=None)

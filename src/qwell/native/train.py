@@ -23,7 +23,8 @@ def train_forms() -> list[str]:
     isa = selected_isa()
     if kind is None or isa in _WITHOUT:
         return []
-    return [form for form in kind.forms() if form != "amx" or isa == "amx"]
+    without = {"avx512": {"avx512_bf16", "amx"}, "avx512bf16": {"amx"}}.get(isa, set())
+    return [form for form in kind.forms() if form not in without]
 
 
 def train_kernels(threads: int, form: str | None = None) -> TrainKernels | None:
