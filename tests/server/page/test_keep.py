@@ -49,6 +49,28 @@ def test_a_reload_at_once_keeps_what_was_sent(slow: Live, screen: Any) -> None:
     expect(page.button("Ask again", page.turn(1).locator(".note"))).to_be_visible()
 
 
+def test_a_reload_before_the_database_answers_keeps_the_last_change(
+    parrot: Live, screen: Any
+) -> None:
+    page = screen(parrot)
+    page.send("one")
+    page.press("Edit", 0)
+    page.page.get_by_role("textbox", name="Edit you").fill("other")
+    page.button("Send", page.turn(0)).click()
+    page.expect_texts("other", "other")
+    page.quiet()
+    # From here on nothing is written any more, and nobody says so.
+    page.page.evaluate("IDBObjectStore.prototype.put = () => new EventTarget()")
+    page.press("Previous version", 0)
+    page.expect_texts("one", "one")
+    page.page.reload()
+    page.ready()
+    page.expect_texts("one", "one")
+    page.page.reload()
+    page.ready()
+    page.expect_texts("one", "one")
+
+
 def test_a_tab_that_dies_loses_half_a_second_at_most(slow: Live, screen: Any) -> None:
     page = screen(slow)
     reply_up_to(page, "20 21")

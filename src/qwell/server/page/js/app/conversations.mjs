@@ -22,6 +22,8 @@ export class Conversations extends EventTarget {
   remote = new Map();
   /** @type {Map<string, ReturnType<typeof setTimeout>>} */
   #saving = new Map();
+  /** Told to the store, not yet answered. @type {Map<string, Promise<void>>} */
+  #unwritten = new Map();
 
   /** @param {Store} store */
   constructor(store) {
@@ -121,20 +123,26 @@ export class Conversations extends EventTarget {
     clearTimeout(this.#saving.get(conversation.id));
     this.#saving.delete(conversation.id);
     if (!this.conversations.has(conversation.id)) return;
-    this.#kept(this.store.save(conversation).then(() => this.tabs.postMessage({ saved: conversation.id })));
+    const save = this.store.save(conversation);
+    this.#unwritten.set(conversation.id, save);
+    const done = () => this.#unwritten.get(conversation.id) === save && this.#unwritten.delete(conversation.id);
+    this.#kept(save.finally(done).then(() => this.tabs.postMessage({ saved: conversation.id })));
   }
 
-  /** The page goes away: everything not yet written is noted at once. */
+  /** The page goes away: everything of which nothing says yet that it was written is noted at once. */
   leave() {
     const runs = [...this.runner.runs.values()];
-    noteRescue(runs.map((run) => ({
-      conversation: run.conversation.id,
-      turns: run.turns.map((turn) => ({ ...turn, status: /** @type {const} */ ("interrupted"), logprobs: [] })),
-    })));
-    for (const id of this.#saving.keys()) {
-      const conversation = this.conversations.get(id);
-      if (conversation) this.store.save(conversation).catch(() => {});
-    }
+    const unwritten = [...this.#saving.keys(), ...this.#unwritten.keys()].filter((id) => !this.runner.runs.has(id));
+    noteRescue([
+      ...runs.map((run) => ({
+        conversation: run.conversation.id,
+        turns: run.turns.map((turn) => ({ ...turn, status: /** @type {const} */ ("interrupted"), logprobs: [] })),
+      })),
+      ...unwritten.flatMap((id) => {
+        const whole = this.conversations.get(id);
+        return whole ? [{ conversation: id, turns: [], whole }] : [];
+      }),
+    ]);
   }
 
   /** @param {Promise<void>} done */

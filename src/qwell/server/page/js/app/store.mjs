@@ -5,7 +5,7 @@ import { read, write } from "../net/kept.mjs";
 
 /** @typedef {import("../chat/types.mjs").Conversation} Conversation */
 /** @typedef {import("../chat/types.mjs").Turn} Turn */
-/** @typedef {{conversation: string, turns: Turn[]}} Rescue */
+/** @typedef {{conversation: string, turns: Turn[], whole?: Conversation}} Rescue whole: nothing said yet that it was written */
 
 const [DATABASE, TABLE, RESCUE] = ["qwell", "conversations", "qwell.rescue"];
 
@@ -43,6 +43,11 @@ export class Store {
     if (!this.database) return [];
     const all = await answered(this.#table("readonly").getAll());
     for (const rescue of takeRescue()) {
+      const at = all.findIndex((one) => one.id === rescue.conversation);
+      if (rescue.whole && !(all[at]?.updated > rescue.whole.updated)) {
+        all.splice(at < 0 ? all.length : at, 1, rescue.whole);
+        await this.save(rescue.whole);
+      }
       const found = all.find((one) => one.id === rescue.conversation);
       if (found) await this.#mend(found, rescue.turns);
     }
