@@ -29,7 +29,7 @@ Tally check_quantize(const Kernels& kernels) {
       Quantized& q = each[j];
       (j ? kernels : kScalarKernels)
           .quantize(x.data(), k,
-                    {nullptr, q.q.data(), q.scale.data(), q.sum.data(), q.scaled_sum.data(), q.loud.data(),
+                    {nullptr, nullptr, q.q.data(), q.scale.data(), q.sum.data(), q.scaled_sum.data(), q.loud.data(),
                      q.rest.data(), q.rest_scale.data(), q.rest_sum.data()});
     }
     tally.compare(each[1].q, each[0].q), tally.compare(each[1].rest, each[0].rest);
