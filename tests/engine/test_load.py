@@ -184,11 +184,16 @@ def test_a_folder_with_its_own_generation_config(folder: Path, home: Path) -> No
     assert (llm.generation.temperature, llm.generation.do_sample) == (0.5, True)
     assert llm.template is not None and llm.template.source == TEMPLATE
     assert llm.generate("abc", PARAMS).text is not None
-    # Any change of its files makes another pack; the sources tell `rm` what this one is of.
+    # Any change of its files makes another pack, and the packs before it go; the sources tell
+    # `rm` what this one is of.
+    qwell.load(str(folder), int8=True)
+    old = set(packs(home))
     settings = folder / "tokenizer_config.json"
     settings.write_text(settings.read_text().replace("assistant: ", "reply: "))
     changed = qwell.load(str(folder))
     assert changed.template is not None and changed.template.source.endswith("reply: ")
+    assert len(packs(home)) == 1 and not old & set(packs(home))
+    qwell.load(str(folder), int8=True)
     assert len(packs(home)) == 2
     assert store.remove_packed([folder]) > 0
     assert not (home / "packed").exists() or not packs(home)

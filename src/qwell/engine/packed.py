@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,6 +92,7 @@ def pack(
     resolved: ResolvedModel, folder: Path, *, int8: bool = False, progress: Progress | None = None
 ) -> Facts:
     """Writes the packed folder, or waits for the process that does. A failure leaves no trace.
+    Packs of an earlier state of the same files, or of an earlier version, are deleted.
 
     Raises what `open_checkpoint` raises, and StorageError if the disk is full or forbidden.
     """
@@ -106,7 +107,20 @@ def pack(
         if (found := read_facts(folder)) is None:
             with _appearing(folder) as unfinished:
                 _write(unfinished, checkpoint, resolved.name, sources, int8=int8, progress=progress)
+            _remove_stale(sources)
     return found or facts_of(checkpoint)
+
+
+def _remove_stale(sources: Sequence[Path]) -> None:
+    """Nobody will ask for them: the key of a pack names the state of its files and our version."""
+    from qwell.native import packed_key
+
+    asked_for = {packed_key(sources, int8=int8) for int8 in (False, True)}
+    for facts in store.packed_dir().glob("[!.]*/model.json"):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            made_from = json.loads(facts.read_text(encoding="utf-8"))["source"]
+            if facts.parent.name not in asked_for and {*made_from} & {str(p) for p in sources}:
+                shutil.rmtree(facts.parent)
 
 
 def _lock_path(folder: Path) -> Path:
