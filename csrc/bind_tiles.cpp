@@ -72,7 +72,8 @@ void tile_linear(const std::string& isa, Format format, Bytes packed, int n, Mat
 }
 
 void tile_attention(const std::string& isa, Matrix q, Pages pages, int head_dim, int first_position, OutMatrix out) {
-  const TileKernels& tiles = tiles_named(isa);
+  const Kernels& kernels = kernels_named(isa);
+  require(kernels.tiled_attention != nullptr, "this instruction set has no tiled attention");
   require(head_dim > 0 && head_dim % kLanes == 0 && head_dim <= kMaxHeadDim, "head_dim is not a multiple of 16");
   const int rows = int(q.shape(0)), group = int(q.shape(1)) / head_dim;
   const int64_t width = q.shape(1);
@@ -83,24 +84,24 @@ void tile_attention(const std::string& isa, Matrix q, Pages pages, int head_dim,
   std::vector<const uint8_t*> at;
   for (size_t i = 0; i < pages.shape(0); i++) at.push_back(pages.data() + i * pages.shape(1));
   Region scratch(TileScratch::bytes(group, head_dim), false);
-  tiles.begin();
+  if (kernels.tiles) kernels.tiles->begin();
   for (int r = 0, n; r < rows; r += n) {
     n = std::min(kWindow - (first_position + r) % kWindow, rows - r);
-    tiles.attention({q.data() + r * width,
-                     out.data() + r * width,
-                     width,
-                     at.data(),
-                     n,
-                     group,
-                     head_dim,
-                     first_position + r,
-                     false,
-                     nullptr,
-                     {},
-                     nullptr},
-                    scratch.data());
+    kernels.tiled_attention->whole({q.data() + r * width,
+                                    out.data() + r * width,
+                                    width,
+                                    at.data(),
+                                    n,
+                                    group,
+                                    head_dim,
+                                    first_position + r,
+                                    false,
+                                    nullptr,
+                                    {},
+                                    nullptr},
+                                   scratch.data());
   }
-  tiles.end();
+  if (kernels.tiles) kernels.tiles->end();
 }
 
 }  // namespace

@@ -10,14 +10,15 @@ namespace qwell {
 // `base` with tiles for prompt rows and for more than a few reply rows, and with their attention.
 static Kernels with_tiles(const Kernels& base, const char* name, const TileKernels& tiles) {
   Kernels kernels = base;
-  kernels.name = name, kernels.tiles = &tiles;
+  kernels.name = name, kernels.tiles = &tiles, kernels.tiled_attention = &tiles.attention;
   for (int i = 0; i < kNumFormats; i++)
     if (tiles.bytes[i]) kernels.linear[i] = tiles.bytes[i];
   return kernels;
 }
 
 static Kernels with_pairs(const Kernels& base, const char* name, const PairKernels& pairs) {
-  Kernels kernels = with_tiles(base, name, pairs.tiles);
+  Kernels kernels = base;
+  kernels.name = name, kernels.tiled_attention = &pairs.attention;
   kernels.paired = pairs.linear, kernels.round = pairs.round;
   return kernels;
 }

@@ -207,7 +207,15 @@ struct TileStep {
   int64_t at, block_bytes;
 };
 
-// Prompt rows over tiles, and attention; over pairs attention alone, the rest is null but for begin and end.
+// Tiled attention: rows of one window of kWindow absolute positions; scratch holds TileScratch::bytes. Or one part
+// of the item's first row into `to`, for `merge` to put `count` of them together.
+struct TiledAttention {
+  void (*whole)(const AttentionItem&, uint8_t* scratch);
+  void (*part)(const AttentionItem&, int part, uint8_t* scratch, float* to);
+  void (*merge)(const AttentionItem&, float* parts, int count);
+};
+
+// Prompt rows over tiles.
 struct TileKernels {
   void (*begin)();  // on every thread before its first tile of a step
   void (*end)();    // and after its last
@@ -217,11 +225,7 @@ struct TileKernels {
   LinearFn linear[kNumFormats];  // null where the format has no tiled form
   void (*result)(const TileResult&);
   void (*silu)(const TileSilu&);
-  // Rows of one window of kWindow absolute positions; scratch holds TileScratch::bytes. Or one part of
-  // the item's first row into `to`, for attention_merge to put `count` of them together.
-  void (*attention)(const AttentionItem&, uint8_t* scratch);
-  void (*attention_part)(const AttentionItem&, int part, uint8_t* scratch, float* to);
-  void (*attention_merge)(const AttentionItem&, float* parts, int count);
+  TiledAttention attention;
   // Kernels::linear over tiles of bytes, the same bits; null: as without tiles.
   using BytesFn = void (*)(const uint8_t* panel, int k, const Row* rows, int num_rows, float* tile, int64_t stride,
                            uint8_t* scratch);
@@ -257,10 +261,11 @@ struct Kernels {
   // Sums again, of the weights that are `least` or more; a block with sum 0 is not looked at.
   void (*sum_from)(const int32_t* weights, int blocks, int32_t least, uint64_t* sums);
   double (*sum_exp)(const float* x, int blocks, float top);
-  const TileKernels* tiles = nullptr;  // null: prompt rows are computed like reply rows, attention as above
-  // `linear` for paired prompt rows, or null, and a row to bf16.
-  LinearFn paired = nullptr;
-  void (*round)(const float* x, int k, uint16_t* to) = nullptr;
+  // Where they are null, prompt rows are computed like reply rows and attention is the one above.
+  const TileKernels* tiles = nullptr;
+  const TiledAttention* tiled_attention = nullptr;
+  LinearFn paired = nullptr;                                     // `linear` for prompt rows of BF16 matrices, and
+  void (*round)(const float* x, int k, uint16_t* to) = nullptr;  // a row to bf16 for it
 };
 
 // Groups of 32 inputs that are unpacked together: with their packed bytes and some rows they stay in the
@@ -274,11 +279,11 @@ inline int64_t linear_scratch_bytes(int k) {
   return std::max(chunk, 8 * kTileBytes + int64_t(k + 64) * 56);
 }
 
-// What a CPU with pairs adds: Kernels::paired and round, and attention in the place of tiles.
+// What a CPU with pairs adds.
 struct PairKernels {
   Kernels::LinearFn linear;
   void (*round)(const float* x, int k, uint16_t* to);
-  TileKernels tiles;
+  TiledAttention attention;
 };
 
 extern const Kernels kScalarKernels;

@@ -15,7 +15,7 @@ void Program::step(const Batch& batch, KvCache& kv, float* logits) {
     throw std::logic_error("this model was loaded before a fork: load it in the process that uses it");
   std::lock_guard lock(one_step_);
   check(batch, kv);
-  Step state(batch, kv, logits, shape, kernels_.tiles != nullptr);
+  Step state(batch, kv, logits, shape, kernels_.tiled_attention != nullptr);
   for (auto& scratch : scratch_) scratch->pages.resize(batch.max_pages);  // nothing allocates inside
   std::pair<Program*, Step*> context{this, &state};
   team_.run(Worker::entry, &context);
@@ -92,7 +92,7 @@ void Worker::attention(const Phase& phase) {
                              step.kv.centre(phase.layer, item.head),
                              reinterpret_cast<uint16_t*>(scratch.unpacked_pages.data())};
     if (item.part >= 0) attend_part(item, work);
-    else if (item.tiled) kernels.tiles->attention(work, scratch.tile_kernels.data());
+    else if (item.tiled) kernels.tiled_attention->whole(work, scratch.tile_kernels.data());
     else kernels.attention(work);
   }
 }
@@ -101,12 +101,12 @@ void Worker::attend_part(const Item& item, const AttentionItem& work) {
   const Split& split = step.splits[item.split];
   float* parts = step.partials.data() + split.at;
   float* to = parts + item.part * Program::Step::partial_step(p.shape);
-  if (item.tiled) kernels.tiles->attention_part(work, item.part, scratch.tile_kernels.data(), to);
+  if (item.tiled) kernels.tiled_attention->part(work, item.part, scratch.tile_kernels.data(), to);
   else kernels.attention_part(work, item.part, to);
   std::atomic<int>& finished = step.finished[item.split];
   if (finished.fetch_add(1, std::memory_order_acq_rel) + 1 < split.parts) return;
   finished.store(0, std::memory_order_relaxed);  // for the next layer, behind a barrier
-  if (item.tiled) kernels.tiles->attention_merge(work, parts, split.parts);
+  if (item.tiled) kernels.tiled_attention->merge(work, parts, split.parts);
   else kernels.attention_merge(work, parts, split.parts);
 }
 

@@ -26,7 +26,8 @@ struct Program::Step {
   KvCache& kv;
   float* logits;
   std::vector<int> seq_of_row;
-  std::vector<int> order;  // rows: tiled ones (of prompts, where there are tiles), then the others
+  std::vector<int>
+      order;  // rows: those of prompts where attention is tiled, which may go over tiles or pairs, then the others
   int tiled = 0;
   std::vector<Item> items;                  // costliest first
   std::vector<std::atomic<int>> next_item;  // one counter a layer
@@ -34,19 +35,19 @@ struct Program::Step {
   std::vector<std::atomic<int>> finished;  // parts of each split
   std::vector<float> partials;
 
-  Step(const Batch& b, KvCache& cache, float* out, const Shape& shape, bool tiles)
+  Step(const Batch& b, KvCache& cache, float* out, const Shape& shape, bool is_tiled)
       : batch(b), kv(cache), logits(out), seq_of_row(b.rows), next_item(shape.layers) {
     for (int s = 0; s < b.seqs; s++) {
       const int begin = b.row_splits[s], end = b.row_splits[s + 1];
-      const int prompt = tiles ? std::clamp(b.prompt_len[s] - b.past[s], 0, end - begin) : 0;
+      const int prompt = is_tiled ? std::clamp(b.prompt_len[s] - b.past[s], 0, end - begin) : 0;
       std::fill(seq_of_row.begin() + begin, seq_of_row.begin() + end, s);
       for (int r = begin; r < begin + prompt; r++) order.push_back(r);
       tiled += prompt;
-      cut(s, begin, end, tiles, shape);
+      cut(s, begin, end, is_tiled, shape);
     }
     for (int s = 0; s < b.seqs; s++)
       for (int r = b.row_splits[s]; r < b.row_splits[s + 1]; r++)
-        if (!tiles || b.positions[r] >= b.prompt_len[s]) order.push_back(r);
+        if (!is_tiled || b.positions[r] >= b.prompt_len[s]) order.push_back(r);
     const auto keys = [&](const Item& x) { return x.part >= 0 ? kPart : int64_t(b.positions[x.row] + 1) * x.rows; };
     std::stable_sort(items.begin(), items.end(), [&](const Item& x, const Item& y) { return keys(x) > keys(y); });
     finished = std::vector<std::atomic<int>>(splits.size());

@@ -12,7 +12,7 @@ using namespace qwell;
 // A matrix in BF16.
 
 inline constexpr int kPairBytes = 4 * kPanel;  // of two inputs of a panel
-inline constexpr int kPairChunk = 224;         // pairs that all rows pass: 28 KB, which stay in the first cache
+inline constexpr int kPairChunk = 224;         // pairs that all rows pass: 28 KB, which stay in a first cache of 48
 inline constexpr int kPairRows = 8;            // rows whose sums are in registers
 
 void round_row(const float* x, int k, uint16_t* to) {
@@ -161,17 +161,11 @@ struct TileWalk : TileUnits {
   }
 };
 
-inline void no_tiles() {}
-
 }  // namespace
 
 #include "tile_attention.h"
 
-// No linear form: what else prompts are multiplied with is the formula of replies.
-#define QWELL_PAIR_TABLE                                                                                               \
-  {                                                                                                                    \
-    linear_pairs, round_row, {                                                                                         \
-      no_tiles, no_tiles, nullptr, {}, nullptr, nullptr, attention_tiles, attention_tiles_part, attention_tiles_merge, \
-      {}                                                                                                               \
-    }                                                                                                                  \
+#define QWELL_PAIR_TABLE                                                                      \
+  {                                                                                           \
+    linear_pairs, round_row, { attention_tiles, attention_tiles_part, attention_tiles_merge } \
   }

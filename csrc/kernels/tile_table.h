@@ -23,7 +23,7 @@
          linear_tiles<Format::Q4_K>,                                                                                 \
          linear_tiles<Format::Q5_K>,                                                                                 \
          linear_tiles<Format::Q6_K>},                                                                                \
-        tile_result, tile_silu, attention_tiles, attention_tiles_part, attention_tiles_merge, {                      \
+        tile_result, tile_silu, {attention_tiles, attention_tiles_part, attention_tiles_merge}, {                    \
       nullptr, nullptr, nullptr, linear_bytes<Format::Q4_0>, linear_bytes<Format::Q4_1>, linear_bytes<Format::Q5_0>, \
           linear_bytes<Format::Q5_1>, linear_bytes<Format::Q8_0>, linear_bytes<Format::Q2_K>,                        \
           linear_bytes<Format::Q3_K>, linear_bytes<Format::Q4_K>, linear_bytes<Format::Q5_K>,                        \

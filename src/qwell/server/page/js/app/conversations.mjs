@@ -132,17 +132,17 @@ export class Conversations extends EventTarget {
   /** The page goes away: everything of which nothing says yet that it was written is noted at once. */
   leave() {
     const runs = [...this.runner.runs.values()];
-    const unwritten = [...this.#saving.keys(), ...this.#unwritten.keys()].filter((id) => !this.runner.runs.has(id));
-    noteRescue([
-      ...runs.map((run) => ({
-        conversation: run.conversation.id,
-        turns: run.turns.map((turn) => ({ ...turn, status: /** @type {const} */ ("interrupted"), logprobs: [] })),
-      })),
-      ...unwritten.flatMap((id) => {
-        const whole = this.conversations.get(id);
-        return whole ? [{ conversation: id, turns: [], whole }] : [];
-      }),
-    ]);
+    noteRescue(runs.map((run) => ({
+      conversation: run.conversation.id,
+      turns: run.turns.map((turn) => ({ ...turn, status: /** @type {const} */ ("interrupted"), logprobs: [] })),
+    })));
+    // One by one: a conversation there is no room for takes no other with it, and the database may have time.
+    for (const id of new Set([...this.#saving.keys(), ...this.#unwritten.keys()])) {
+      const whole = this.conversations.get(id);
+      if (!whole) continue;
+      if (!this.runner.runs.has(id)) noteRescue([{ conversation: id, turns: [], whole }]);
+      this.store.save(whole).catch(() => {});
+    }
   }
 
   /** @param {Promise<void>} done */
