@@ -14,6 +14,7 @@ weights and multiplies in bf16 (autocast), for its optimizer holds no master of 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import subprocess
@@ -108,6 +109,7 @@ def contest(args: argparse.Namespace) -> dict[str, Any]:
     build = ours if args.contestant.startswith("ours") else peer
     step = build(args.contestant, args.kind, args.folder)
     losses, seconds = [], []
+    gc.freeze()  # as our loop does; for everybody
     per_step = args.tokens // DOCUMENT
     for i in range(args.steps + 1):
         start = time.perf_counter()

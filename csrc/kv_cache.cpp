@@ -12,7 +12,7 @@ KvCache::KvCache(const Shape& s, int pages, KeyBias bias)
     : shape(s),
       pages(pages),
       int8(!bias.bias.empty()),
-      memory(int64_t(s.layers) * pages * s.kv_heads * kv_page_bytes(s.head_dim, int8), false),
+      memory(int64_t(s.layers) * pages * s.kv_heads * kv_page_bytes(s.head_dim, int8), true),
       bias_(std::move(bias.bias)) {
   if (!int8) return;
   const int H = s.head_dim, half = H / 2;
@@ -36,7 +36,8 @@ KeyCentre KvCache::centre(int layer, int head) const {
 }
 
 uint8_t* KvCache::at(int layer, int page, int head) const {
-  const int64_t index = (int64_t(layer) * pages + page) * shape.kv_heads + head;
+  const int first = page / kTogether * kTogether, together = std::min(kTogether, pages - first);
+  const int64_t index = (int64_t(first) * shape.layers + layer * together + page - first) * shape.kv_heads + head;
   return memory.data() + index * kv_page_bytes(shape.head_dim, int8);
 }
 

@@ -20,7 +20,10 @@ struct KeyBias {
   std::vector<float> inv_freq;  // [head_dim / 2]
 };
 
-struct KvCache {  // [layer][page][kv head]
+// [page / kTogether][layer][page % kTogether][kv head]: layers close to one another, so that 2 MB pages of
+// memory, without which a long context costs a table walk every 4 KB, are full as soon as they are taken.
+struct KvCache {
+  static constexpr int kTogether = 8;
   KvCache(const Shape& shape, int pages, KeyBias bias);
   uint8_t* at(int layer, int page, int head) const;
   KeyCentre centre(int layer, int head) const;

@@ -8,6 +8,7 @@ Around the steps: measurements, checkpoints, and a clean end on SIGTERM and Ctrl
 
 from __future__ import annotations
 
+import gc
 import math
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -107,6 +108,8 @@ class Loop:
     def run(self) -> bool:
         """True when the last step is done, False when a signal ended it early; saved both ways.
         Raises TrainingError when the guard gives up."""
+        gc.collect()
+        gc.freeze()  # what is loaded stays: a step makes enough objects to have it all walked again
         with stop_asked() as stop:
             self.model.train()
             if self.at.step == 0:  # what the stage starts from
