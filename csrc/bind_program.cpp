@@ -47,16 +47,17 @@ static void step(Program& program, Ints input_ids, Ints row_splits, Ints past, I
   program.step(batch, kv, logits.data());
 }
 
-static void new_cache(KvCache* self, int layers, int kv_heads, int head_dim, int pages, Floats key_bias,
-                      Floats inv_freq) {
+static void new_cache(KvCache* self, int layers, int kv_heads, int head_dim, int pages, Floats key_bias, Floats still,
+                      Floats inv_freq, bool int8) {
   require(layers > 0 && kv_heads > 0 && head_dim > 0 && head_dim % kLanes == 0 && head_dim <= kMaxHeadDim,
           "head_dim is not a multiple of 16 up to 256");
   require(pages >= 1, "a KV cache needs at least one page");
   const size_t biases = key_bias.shape(0);
+  require(still.shape(0) == biases, "still is not one for each bias");
   require(biases == 0 || biases == size_t(layers) * kv_heads * head_dim, "key_bias is not one for each key");
-  require(biases == 0 || int(inv_freq.shape(0)) * 2 == head_dim, "inv_freq is not head_dim / 2");
+  require(int(inv_freq.shape(0)) * 2 == head_dim, "inv_freq is not head_dim / 2");
   const Shape shape{0, kv_heads, kv_heads, head_dim, layers, 0};
-  new (self) KvCache(shape, pages, {copy(key_bias), copy(inv_freq)});
+  new (self) KvCache(shape, pages, {copy(key_bias), copy(still), copy(inv_freq)}, int8);
 }
 
 static void new_program(Program* self, int hidden, int heads, int kv_heads, int head_dim, int layers, int vocab,
@@ -119,8 +120,10 @@ static void bind_product(nb::module_& m) {
 
 static void bind_cache(nb::module_& m) {
   nb::class_<KvCache>(m, "KvCache", "Pages of keys and values, committed as they are used.")
-      .def("__init__", &new_cache, "layers"_a, "kv_heads"_a, "head_dim"_a, "pages"_a, "key_bias"_a, "inv_freq"_a,
-           "bf16 if key_bias is empty, else int8.")
+      .def("__init__", &new_cache, "layers"_a, "kv_heads"_a, "head_dim"_a, "pages"_a, "key_bias"_a, "still"_a,
+           "inv_freq"_a, "int8"_a,
+           "key_bias [layers * kv_heads * head_dim], what k_proj adds to every key, and what of it is `Rope.still`; "
+           "both empty for nothing.")
       .def(
           "commit", [](KvCache& cache) { cache.memory.commit(); }, nb::call_guard<nb::gil_scoped_release>(),
           "Takes the memory of all pages now. Raises MemoryError.")

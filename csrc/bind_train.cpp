@@ -90,19 +90,12 @@ class TrainKernels {
   }
 
   // from_wide: x is float32; to_wide: y is.
-  void rope(Address x, Address cos, Address sin, Address y, int64_t rows, int heads, int half, float sign,
-            bool from_wide, bool to_wide) {
-    if (from_wide && to_wide) throw std::invalid_argument("rope: one side must be bf16");
+  void rope(Address x, Address cos, Address sin, Address y, int64_t rows, int heads, int half, float sign) {
     const int64_t width = int64_t(heads) * half * 2;
-    const auto turn = [=](auto function, auto* from, auto* to, int64_t lo, int64_t hi) {
-      for (int64_t r = lo; r < hi; r++)
-        function(from + r * width, at<const float>(cos) + r * half, at<const float>(sin) + r * half, heads, half, sign,
-                 to + r * width);
-    };
     deal(rows, 1, [=, this](int, int64_t lo, int64_t hi) {
-      if (from_wide) turn(form_.rows.rope_wide, at<const float>(x), at<uint16_t>(y), lo, hi);
-      else if (to_wide) turn(form_.rows.rope_widen, at<Half>(x), at<float>(y), lo, hi);
-      else turn(form_.rows.rope, at<Half>(x), at<uint16_t>(y), lo, hi);
+      for (int64_t r = lo; r < hi; r++)
+        form_.rows.rope(at<const float>(x) + r * width, at<const float>(cos) + r * half,
+                        at<const float>(sin) + r * half, heads, half, sign, at<float>(y) + r * width);
     });
   }
 
@@ -257,8 +250,7 @@ void bind_train(nb::module_& m) {
       .def("norm", &TrainKernels::norm, "x"_a, "weight"_a, "y"_a, "rstd"_a, "rows"_a, "n"_a, "eps"_a, "wide"_a)
       .def("norm_back", &TrainKernels::norm_back, "grad"_a, "x"_a, "weight"_a, "rstd"_a, "grad_x"_a, "grad_weight"_a,
            "rows"_a, "n"_a, "wide"_a)
-      .def("rope", &TrainKernels::rope, "x"_a, "cos"_a, "sin"_a, "y"_a, "rows"_a, "heads"_a, "half"_a, "sign"_a,
-           "from_wide"_a, "to_wide"_a)
+      .def("rope", &TrainKernels::rope, "x"_a, "cos"_a, "sin"_a, "y"_a, "rows"_a, "heads"_a, "half"_a, "sign"_a)
       .def("silu_mul", &TrainKernels::silu_mul, "gate"_a, "up"_a, "y"_a, "n"_a, "gate16"_a, "up16"_a)
       .def("silu_mul_back", &TrainKernels::silu_mul_back, "grad"_a, "gate"_a, "up"_a, "grad_gate"_a, "grad_up"_a, "n"_a,
            "wide"_a)

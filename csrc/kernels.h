@@ -30,11 +30,14 @@
 //   Every part of 1,024 keys is computed for itself, then the parts are merged in ascending order:
 //     new = max(top, part's top); a = exp(top - new); b = exp(part's top - new)
 //     sum = fma(sum, a, part's sum * b); o[d] = fma(o[d], a, part's o[d] * b)
-//   result o[d] / sum. Keys and values are bf16.
-// int8 pages: one scale for each 32 of d. Values are bf16(float(code) * scale). Keys of Qwen2.5 are
-//   small changes of a large bias, so only what differs from it is coded: the key in slot j of page p
-//   is bf16(fma(float(code), scale, centre)), centre = R(j) R(64 p) bias, with R(n) the rotation
-//   that rope gives position n: lo' = lo * cos - hi * sin, hi' = hi * cos + lo * sin.
+//   result o[d] / sum. Keys and values are bf16: k = bf16(key - still), v = bf16(value).
+// still [H], of each kv head: keys of Qwen2.5 are small changes of a large bias, whose large channels lie where RoPE
+//   hardly turns them: still is the bias there, and else 0 (model/weights.py). In bf16 a key with it would be off by as
+//   much as tokens tell apart. Without it all scores of a query are smaller by the same q . still, which softmax does
+//   not see.
+// int8 pages: one scale for each 32 of d. Values are bf16(float(code) * scale). Of keys, what differs from the turned
+//   bias is coded: k in slot j of page p is bf16(fma(float(code), scale, centre)), centre = R(j) R(64 p) bias - still,
+//   with R(n) the rotation that rope gives position n: lo' = lo * cos - hi * sin, hi' = hi * cos + lo * sin.
 // exp: n = round_to_even(x * log2(e)); r = fma(n, -ln2_lo, fma(n, -ln2_hi, x)); polynomial of
 //   degree 6 in Horner form by fma; times 2^n. Arguments below -87 give 0, above 88 are clamped.
 // sampling, rows of float32 logits in blocks of 128. A weight is a whole number of units, 2^30 units
@@ -103,9 +106,10 @@ inline int64_t row_slack(int64_t apart) { return 15 * apart + 64; }  // apart: b
 constexpr int kBlock = 128;    // logits a maximum and a sum stand for
 constexpr int kUnitBits = 30;  // a weight of 1 in units: 2^30
 
-// The rotated bias of k_proj, which int8 keys leave out; see above.
+// What int8 keys leave out of the bias of k_proj; see above.
 struct KeyCentre {
   const float* bias;   // [H], of one layer and kv head
+  const float* still;  // [H]
   const float* pages;  // [p][H / 2] cos, then sin of R(64 p), H floats a page
   const float* slots;  // cos [H / 2][64] of R(j), then sin
 };

@@ -8,12 +8,14 @@
 
 namespace qwell {
 
-KvCache::KvCache(const Shape& s, int pages, KeyBias bias)
+KvCache::KvCache(const Shape& s, int pages, KeyBias bias, bool int8)
     : shape(s),
       pages(pages),
-      int8(!bias.bias.empty()),
+      int8(int8),
       memory(int64_t(s.layers) * pages * s.kv_heads * kv_page_bytes(s.head_dim, int8), true),
-      bias_(std::move(bias.bias)) {
+      bias_(std::move(bias.bias)),
+      still_(std::move(bias.still)) {
+  bias_.resize(of_head(s.layers, 0)), still_.resize(of_head(s.layers, 0));
   if (!int8) return;
   const int H = s.head_dim, half = H / 2;
   page_turns_.resize(size_t(pages) * H), slot_turns_.resize(size_t(kPage) * H);
@@ -31,8 +33,8 @@ KvCache::KvCache(const Shape& s, int pages, KeyBias bias)
 
 KeyCentre KvCache::centre(int layer, int head) const {
   if (!int8) return {};
-  const size_t at = (size_t(layer) * shape.kv_heads + head) * shape.head_dim;
-  return {bias_.data() + at, page_turns_.data(), slot_turns_.data()};
+  const size_t at = of_head(layer, head);
+  return {bias_.data() + at, still_.data() + at, page_turns_.data(), slot_turns_.data()};
 }
 
 uint8_t* KvCache::at(int layer, int page, int head) const {
@@ -88,8 +90,9 @@ void KvCache::write_key(int layer, int page, int head, int position, const float
     float not_finite = 0;
     for (int d = 0; d < H; d++) not_finite += key[d] * 0.0f;
     uint16_t* pairs = reinterpret_cast<uint16_t*>(keys) + 2 * slot;
-    const auto number = [&](float x) { return not_finite == 0 ? to_bf16(x) : kNaN; };
-    for (int d = 0; d < H; d += 2, pairs += 2 * kPage) pairs[0] = number(key[d]), pairs[1] = number(key[d + 1]);
+    const float* still = still_.data() + of_head(layer, head);
+    const auto number = [&](int d) { return not_finite == 0 ? to_bf16(key[d] - still[d]) : kNaN; };
+    for (int d = 0; d < H; d += 2, pairs += 2 * kPage) pairs[0] = number(d), pairs[1] = number(d + 1);
     return;
   }
   float rest[kMaxHeadDim];

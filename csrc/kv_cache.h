@@ -14,9 +14,10 @@ struct Shape {  // of the model
   int hidden, heads, kv_heads, head_dim, layers, vocab;
 };
 
-// What int8 keys leave out. Without it the cache is bf16.
+// What keys leave out (kernels.h).
 struct KeyBias {
-  std::vector<float> bias;      // [layers][kv heads][head_dim], of k_proj; zeros where there is none
+  std::vector<float> bias;      // [layers][kv heads][head_dim], of k_proj; empty where there is none
+  std::vector<float> still;     // what of it RoPE hardly turns
   std::vector<float> inv_freq;  // [head_dim / 2]
 };
 
@@ -24,9 +25,9 @@ struct KeyBias {
 // memory, without which a long context costs a table walk every 4 KB, are full as soon as they are taken.
 struct KvCache {
   static constexpr int kTogether = 8;
-  KvCache(const Shape& shape, int pages, KeyBias bias);
+  KvCache(const Shape& shape, int pages, KeyBias bias, bool int8);
   uint8_t* at(int layer, int page, int head) const;
-  KeyCentre centre(int layer, int head) const;
+  KeyCentre centre(int layer, int head) const;  // of int8 keys
   // Key or value [head_dim] of a token, rounded to the cache's type. A number that is not finite makes
   // NaN of the whole key, in int8 of its group of a key or value.
   void write_key(int layer, int page, int head, int position, const float* key) const;
@@ -38,7 +39,8 @@ struct KvCache {
   Region memory;
 
  private:
-  std::vector<float> bias_, page_turns_, slot_turns_;  // KeyCentre
+  size_t of_head(int layer, int head) const { return (size_t(layer) * shape.kv_heads + head) * shape.head_dim; }
+  std::vector<float> bias_, still_, page_turns_, slot_turns_;  // KeyCentre
 };
 
 }  // namespace qwell

@@ -17,11 +17,13 @@ inline void turn_bias(const KeyCentre& centre, int index, int head_dim, float* t
   }
 }
 
-// 16 keys in row d of the codes: fma(code, scale, centre), with the centre a * cos -+ b * sin.
+// 16 keys in row d of the codes: fma(code, scale, centre), with the centre a * cos -+ b * sin - still.
 struct KeyRow {
   const uint8_t* codes;
   const uint16_t* scales;
-  V::F at(int d, int i, V::F centre) const {
+  const float* still;
+  V::F at(int d, int i, V::F turned) const {
+    const V::F centre = V::sub(turned, V::set1(still[d]));
     return V::fma(V::load_i8(codes + d * kPage + i), V::load_bf16(scales + d / 32 * kPage + i), centre);
   }
 };
@@ -29,7 +31,7 @@ struct KeyRow {
 inline void unpack_keys(const uint8_t* codes, const uint16_t* scales, const KeyCentre& centre, int index, int head_dim,
                         uint16_t* to) {
   const int half = head_dim / 2;
-  const KeyRow row{codes, scales};
+  const KeyRow row{codes, scales, centre.still};
   float turned[kMaxHeadDim];
   turn_bias(centre, index, head_dim, turned);
   for (int low = 0; low < half; low += 2)

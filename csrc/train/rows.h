@@ -33,9 +33,7 @@ struct TrainRows {
   void (*norm_wide_back)(const uint16_t* grad, const float* x, const uint16_t* weight, int n, float rstd, float* grad_x,
                          float* grad_weight);
   // heads of one row, [heads][2 * half]; sign -1 turns back
-  void (*rope)(const uint16_t* x, const float* cos, const float* sin, int heads, int half, float sign, uint16_t* y);
-  void (*rope_wide)(const float* x, const float* cos, const float* sin, int heads, int half, float sign, uint16_t* y);
-  void (*rope_widen)(const uint16_t* x, const float* cos, const float* sin, int heads, int half, float sign, float* y);
+  void (*rope)(const float* x, const float* cos, const float* sin, int heads, int half, float sign, float* y);
   void (*silu_mul)(const uint16_t* gate, const uint16_t* up, int64_t n, uint16_t* y);
   // also gives what it was called with, rounded
   void (*silu_mul_wide)(const float* gate, const float* up, int64_t n, uint16_t* y, uint16_t* gate16, uint16_t* up16);

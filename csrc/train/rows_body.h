@@ -40,8 +40,7 @@ void norm_back(const uint16_t* grad, const X* x, const uint16_t* weight, int n, 
   }
 }
 
-template <class X, class Y>
-void rope(const X* x, const float* cos, const float* sin, int heads, int half, float sign, Y* y) {
+void rope(const float* x, const float* cos, const float* sin, int heads, int half, float sign, float* y) {
   for (int h = 0; h < heads; h++, x += 2 * half, y += 2 * half)
     for (int i = 0; i < half; i += 16) {
       const int64_t n = half - i;
@@ -159,22 +158,20 @@ double square_sum(const uint16_t* x, int64_t n) {
 
 }  // namespace
 
-#define QWELL_TRAIN_ROWS     \
-  {norm<uint16_t>,           \
-   norm<float>,              \
-   norm_back<uint16_t>,      \
-   norm_back<float>,         \
-   rope<uint16_t, uint16_t>, \
-   rope<float, uint16_t>,    \
-   rope<uint16_t, float>,    \
-   silu_mul,                 \
-   silu_mul_wide,            \
-   silu_mul_back<uint16_t>,  \
-   silu_mul_back<float>,     \
-   cross_entropy,            \
-   dequantise,               \
-   softmax,                  \
-   softmax_back,             \
-   round,                    \
-   square_sum,               \
+#define QWELL_TRAIN_ROWS    \
+  {norm<uint16_t>,          \
+   norm<float>,             \
+   norm_back<uint16_t>,     \
+   norm_back<float>,        \
+   rope,                    \
+   silu_mul,                \
+   silu_mul_wide,           \
+   silu_mul_back<uint16_t>, \
+   silu_mul_back<float>,    \
+   cross_entropy,           \
+   dequantise,              \
+   softmax,                 \
+   softmax_back,            \
+   round,                   \
+   square_sum,              \
    adamw}

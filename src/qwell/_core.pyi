@@ -100,8 +100,10 @@ class Product:
 class KvCache:
     """Pages of keys and values, committed as they are used."""
 
-    def __init__(self, layers: int, kv_heads: int, head_dim: int, pages: int, key_bias: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], inv_freq: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> None:
-        """bf16 if key_bias is empty, else int8."""
+    def __init__(self, layers: int, kv_heads: int, head_dim: int, pages: int, key_bias: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], still: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], inv_freq: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], int8: bool) -> None:
+        """
+        key_bias [layers * kv_heads * head_dim], what k_proj adds to every key, and what of it is `Rope.still`; both empty for nothing.
+        """
 
     def commit(self) -> None:
         """Takes the memory of all pages now. Raises MemoryError."""
@@ -222,7 +224,7 @@ class TrainKernels:
 
     def norm_back(self, grad: int, x: int, weight: int, rstd: int, grad_x: int, grad_weight: int, rows: int, n: int, wide: bool) -> None: ...
 
-    def rope(self, x: int, cos: int, sin: int, y: int, rows: int, heads: int, half: int, sign: float, from_wide: bool, to_wide: bool) -> None: ...
+    def rope(self, x: int, cos: int, sin: int, y: int, rows: int, heads: int, half: int, sign: float) -> None: ...
 
     def silu_mul(self, gate: int, up: int, y: int, n: int, gate16: int, up16: int) -> None: ...
 

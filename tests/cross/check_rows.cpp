@@ -93,7 +93,7 @@ struct Sequence {
       : group(group),
         first(first),
         rows(rows),
-        cache({1, 1, 1, head_dim, 32, 32}, (first + rows + kPage - 1) / kPage, bias(head_dim, int8, random)) {
+        cache({1, 1, 1, head_dim, 32, 32}, (first + rows + kPage - 1) / kPage, bias(head_dim, random), int8) {
     for (int i = 0; i < first + rows; i++) {
       const Floats key = hostile_row(i % 40 ? 0 : i / 40 % 8, head_dim, random);
       cache.write_key(0, i / kPage, 0, i, key.data());
@@ -105,11 +105,12 @@ struct Sequence {
       q.insert(q.end(), row.begin(), row.end());
     }
   }
-  static KeyBias bias(int head_dim, bool int8, Random& random) {
-    if (!int8) return {};
+  static KeyBias bias(int head_dim, Random& random) {
     Floats frequencies(head_dim / 2);
     for (int d = 0; d < head_dim / 2; d++) frequencies[d] = std::pow(10000.0f, -2.0f * float(d) / float(head_dim));
-    return {hostile_row(0, head_dim, random), frequencies};
+    Floats bias = hostile_row(0, head_dim, random), still = bias;
+    for (int d = 0; d < head_dim; d += 2) still[d] = 0;
+    return {bias, still, frequencies};
   }
   // All rows at once; then the parts of the first row and what they merge to.
   Floats attend(const Kernels& kernels) {

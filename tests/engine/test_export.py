@@ -50,7 +50,9 @@ def test_an_export_gives_our_greedy_text(
     out = tmp_path / ("x.gguf" if format == "gguf" else "x")
     seen: list[tuple[int, int]] = []
     export(model, out, format=format, dtype=dtype, progress=lambda d, t: seen.append((d, t)))
-    assert answer(out) == answer(model) and seen[-1][0] == seen[-1][1]
+    # In float32 the native back end has other formulas than in bf16; the numbers are the same.
+    how = {"backend": "reference"} if dtype == "f32" else {}
+    assert answer(out, **how) == answer(model, **how) and seen[-1][0] == seen[-1][1]
     ours, theirs = qwell.load(str(out)), qwell.load(model)
     assert ours.template and theirs.template
     assert ours.template.source == theirs.template.source

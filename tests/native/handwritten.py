@@ -10,6 +10,8 @@ from math import lcm
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from qwell import _core
 from qwell.config import ModelConfig
 from qwell.model.weights import Rope
@@ -23,7 +25,9 @@ def open_handwritten(pack: Path, config: ModelConfig, threads: int, rows: int = 
     program = _new_program(pack, config, threads, rows, size)
     _Hand(program, config, tensors).write()
     program.finish()
-    return NativeModel(program, config, "written by hand")
+    biases = [tensors[f"model.layers.{i}.self_attn.k_proj.bias"] for i in range(config.num_layers)]
+    key_bias = np.concatenate([bias.float32() for bias in biases])
+    return NativeModel(program, config, "written by hand", key_bias=key_bias)
 
 
 class _Hand:

@@ -145,12 +145,9 @@ CASES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
         lambda x, w: functions.RmsNorm.apply(x, w, 1e-6),
         (normal(9, 3, 64), normal(64, seed=1)),
     ),
-    "rope": (
-        lambda x: functions.Rope.apply(x, *angles(11, 20), torch.bfloat16),
-        (normal(11, 3, 40),),
-    ),
+    "rope": (lambda x: functions.Rope.apply(x, *angles(11, 20)), (normal(11, 3, 40),)),
     "wide_rope": (
-        lambda x: functions.Rope.apply(x, *angles(11, 20), torch.bfloat16),
+        lambda x: functions.Rope.apply(x, *angles(11, 20)),
         (normal(11, 3, 40).float() * 1.001,),
     ),
     "wide_silu_mul": (

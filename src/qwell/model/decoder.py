@@ -41,7 +41,7 @@ def self_attention(ops: Ops[V], w: Weight, h: V, angles: Any, batch: Batch) -> V
     if w.q_norm is not None:  # Qwen3
         q, k = ops.rms_norm(q, w.q_norm), ops.rms_norm(k, w.k_norm)
     q, k = ops.rope(q, angles), ops.rope(k, angles)
-    return ops.linear(ops.attention(q, k, v, batch, w.layer), w.o_proj)  # [T, D]
+    return ops.linear(ops.attention(q, k, v, batch, w), w.o_proj)  # [T, D]
 
 
 def mlp(ops: Ops[V], w: Weight, h: V) -> V:

@@ -55,10 +55,11 @@ class Ops(Protocol[V]):
         """Rotates the pairs (i, i + H/2) of every head (arXiv:2104.09864, in the half-split
         order of the Hugging Face checkpoints)."""
 
-    def attention(self, q: V, k: V, v: V, batch: Batch, layer: int) -> V:
+    def attention(self, q: V, k: V, v: V, batch: Batch, w: Weight) -> V:
         """[T, N, H], [T, K, H] x 2 -> [T, N*H]. The only op with state: appends k and v to the
-        cache when the batch has one. A row sees its sequence's past and its rows up to itself;
-        softmax in float32 over q.k / sqrt(H); query head h reads kv head h // (N/K)."""
+        cache of layer w.layer when the batch has one. A row sees its sequence's past and its rows
+        up to itself; softmax in float32 over q.k / sqrt(H); query head h reads kv head
+        h // (N/K). Who rounds keys may take off what all of them share (`Rope.still`)."""
 
     def silu_mul(self, gate: V, up: V) -> V:
         """gate * sigmoid(gate) * up, [T, F] each."""

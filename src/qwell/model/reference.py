@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from qwell.config import ModelConfig
 from qwell.model import decoder
 from qwell.model.batch import PAGE_SIZE, Batch
-from qwell.model.weights import Embedding, Linear, Norm, Rope, Stored, Weights
+from qwell.model.weights import Attention, Embedding, Linear, Norm, Rope, Stored, Weights
 
 F32 = NDArray[np.float32]
 Angles = tuple[F32, F32]
@@ -96,13 +96,13 @@ class Reference:
         sigmoid = np.where(gate >= 0, 1 / (1 + e), e / (1 + e))
         return self._tap(gate * sigmoid * up)
 
-    def attention(self, q: F32, k: F32, v: F32, batch: Batch, layer: int) -> F32:
+    def attention(self, q: F32, k: F32, v: F32, batch: Batch, w: Attention) -> F32:
         out = np.empty_like(q)
         for s, (lo, hi) in enumerate(batch.spans()):
             past, keys, values = int(batch.past[s]), k[lo:hi], v[lo:hi]
             if batch.kv is not None:
                 assert batch.page_table is not None
-                keys, values = batch.kv.append(layer, batch.page_table[s], past, keys, values)
+                keys, values = batch.kv.append(w.layer, batch.page_table[s], past, keys, values)
             out[lo:hi] = _attend(q[lo:hi], keys, values)
         return self._tap(out.reshape(len(q), -1))
 

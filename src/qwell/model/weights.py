@@ -17,6 +17,9 @@ from qwell.config import ModelConfig
 
 F32 = NDArray[np.float32]
 
+STILL_TOKENS = 32_768
+"""See `Rope.still`: the context of Qwen2.5."""
+
 
 class Stored(Protocol):
     """A tensor as some file holds it (`checkpoint.Tensor`), or as a test makes it."""
@@ -80,6 +83,14 @@ class Rope:
         """[H/2] float32, computed in float64 and rounded once."""
         exponents = np.arange(0, self.head_dim, 2, dtype=np.float64) / self.head_dim
         return (self.theta**-exponents).astype(np.float32)
+
+    def still(self, bias: F32) -> F32:
+        """bias [..., H] of keys, where it is turned by at most a radian in 32,768 tokens; else 0.
+
+        Keys of Qwen2.5 are small changes of a large bias, whose large channels turn that slowly.
+        A vector that all keys have in common changes all scores of a query alike, which softmax
+        does not see: so who rounds keys takes this off before, and rounds far less away."""
+        return np.where(np.tile(self.inv_freq, 2) * STILL_TOKENS <= 1, bias, np.float32(0))
 
 
 @dataclass(frozen=True, eq=False)

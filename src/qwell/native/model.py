@@ -33,15 +33,16 @@ class NativeModel:
         config: ModelConfig,
         text: str,
         *,
-        key_bias: F32 | None = None,
+        key_bias: F32,
+        kv_dtype: str = "bf16",
         read_bytes: int = 0,
         adapter_bytes: int = 0,
     ) -> None:
-        """key_bias: see `_key_bias`; with it, keys and values are kept in int8. read_bytes: of
-        weights, that every step with logits reads."""
+        """key_bias: see `_key_bias`. read_bytes: of weights, that every step with logits reads."""
         self.config, self.max_rows, self.read_bytes = config, program.max_rows, read_bytes
         self.adapter_bytes = adapter_bytes
         """Of an adapter's packed factors."""
+        self.kv_dtype = kv_dtype
         self._program, self._listing, self._key_bias = program, text, key_bias
 
     @classmethod
@@ -85,7 +86,6 @@ class NativeModel:
                 f"{size:,} bytes of weights do not fit in memory: close other programs, "
                 "or choose a smaller model"
             ) from error
-        key_bias = _key_bias(weights) if kv_dtype == "int8" else None
         # Where the head is another matrix, a step reads single rows of the embedding.
         embedding = tensors.get("model.embed_tokens.weight")
         unread = embedding.nbytes if embedding and "lm_head.weight" in tensors else 0
@@ -94,7 +94,8 @@ class NativeModel:
             program,
             config,
             listing(phases),
-            key_bias=key_bias,
+            key_bias=_key_bias(weights),
+            kv_dtype=kv_dtype,
             read_bytes=read_bytes,
             adapter_bytes=len(data),
         )
@@ -102,10 +103,6 @@ class NativeModel:
     @property
     def num_threads(self) -> int:
         return int(self._program.threads)
-
-    @property
-    def kv_dtype(self) -> str:
-        return "bf16" if self._key_bias is None else "int8"
 
     @property
     def roles_differ(self) -> bool:
@@ -133,14 +130,18 @@ class NativeModel:
     def new_kv(self, num_pages: int) -> _core.KvCache:
         """Pages for keys and values in kv_dtype; memory is committed as pages are first used, or
         at once by `commit`. Raises MemoryBudgetError if not even the addresses can be had."""
+        rope = Rope(self.config.head_dim, self.config.rope_theta)
+        still = rope.still(self._key_bias.reshape(-1, self.config.head_dim))
         try:
             return _core.KvCache(
                 self.config.num_layers,
                 self.config.num_kv_heads,
                 self.config.head_dim,
                 num_pages,
-                np.empty(0, np.float32) if self._key_bias is None else self._key_bias,
-                Rope(self.config.head_dim, self.config.rope_theta).inv_freq,
+                self._key_bias,
+                still.reshape(-1),
+                rope.inv_freq,
+                self.kv_dtype == "int8",
             )
         except MemoryError as error:
             raise MemoryBudgetError(
@@ -167,8 +168,8 @@ class NativeModel:
 def _key_bias(weights: Weights) -> F32:
     """The bias every key of every layer has before RoPE, [layers * kv heads * head_dim].
 
-    Int8 pages leave it out of what they code: some of its channels are a hundred times what a token
-    adds (LOG.md, 2026-11-24). Zeros where there is none, or where keys are normed after it.
+    Pages leave it out of what they round: some of its channels are a hundred times what a token
+    adds (LOG.md, 2026-11-24; `Rope.still`). Zeros where there is none, or where keys are normed after it.
     """
     config = weights.config
     nothing = np.zeros(config.num_kv_heads * config.head_dim, np.float32)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from qwell.model import decoder
 from qwell.model.batch import Batch
-from qwell.model.weights import Embedding, Linear, Norm, Rope, Weights
+from qwell.model.weights import Attention, Embedding, Linear, Norm, Rope, Weights
 
 Rows = Literal["all", "out"]
 
@@ -103,8 +103,8 @@ class Record:
     def silu_mul(self, gate: Value, up: Value) -> Value:
         return self.note("silu_mul", [gate, up], width=gate.width)
 
-    def attention(self, q: Value, k: Value, v: Value, batch: Batch, layer: int) -> Value:
-        return self.note("attention", [q, k, v], width=q.width, layer=layer)
+    def attention(self, q: Value, k: Value, v: Value, batch: Batch, w: Attention) -> Value:
+        return self.note("attention", [q, k, v], width=q.width, layer=w.layer)
 
 
 _NO_BATCH: Any = None

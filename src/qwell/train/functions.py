@@ -127,27 +127,27 @@ def _rstd(wide: Tensor, eps: float) -> Tensor:
 
 class Rope(Function):
     """x [T, n, H]; cos, sin [T, H/2] float32: turns the pairs (i, i + H/2) of every head, to
-    dtype."""
+    float32."""
 
     @staticmethod
-    def forward(ctx: Ctx, x: Tensor, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(ctx: Ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
         ctx.dtype = x.dtype
-        return _turn(x, cos, sin, 1.0, dtype)
+        return _turn(x.float(), cos, sin, 1.0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
-        return _turn(grad, cos, sin, -1.0, ctx.dtype), None, None, None
+        return _turn(grad, cos, sin, -1.0).to(ctx.dtype), None, None
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: float, dtype: torch.dtype) -> Tensor:
-    if torch.bfloat16 in (x.dtype, dtype) and kernels.takes(wide=(x,)):
-        return kernels.rope(x.contiguous(), cos, sin, sign, dtype)
-    a, b = x.float().chunk(2, dim=-1)
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
+    if kernels.takes(wide=(x,)):
+        return kernels.rope(x.contiguous(), cos, sin, sign)
+    a, b = x.chunk(2, dim=-1)
     c, s = cos[:, None], sign * sin[:, None]
-    return torch.cat([a * c - b * s, b * c + a * s], dim=-1).to(dtype)
+    return torch.cat([a * c - b * s, b * c + a * s], dim=-1)
 
 
 class Attention(Function):

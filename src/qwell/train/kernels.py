@@ -151,10 +151,9 @@ def norm_back(
     return grad_x, None if grad_weight is None else grad_weight.to(weight.dtype)
 
 
-def rope(x: Tensor, cos: Tensor, sin: Tensor, sign: float, dtype: torch.dtype) -> Tensor:
-    """x [T, n, H] contiguous, cos and sin [T, H/2] float32 -> the same in dtype; sign -1 turns
-    back. x and dtype are bf16, one of them may be float32."""
-    y = torch.empty_like(x, dtype=dtype)
+def rope(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
+    """x [T, n, H] contiguous, cos and sin [T, H/2], all float32 -> the same; sign -1 turns back."""
+    y = torch.empty_like(x)
     _core().rope(
         x.data_ptr(),
         cos.data_ptr(),
@@ -164,8 +163,6 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor, sign: float, dtype: torch.dtype) -
         x.shape[1],
         x.shape[2] // 2,
         sign,
-        x.dtype == torch.float32,
-        dtype == torch.float32,
     )
     return y
 

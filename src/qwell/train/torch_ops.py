@@ -29,12 +29,14 @@ class TorchOps:
     def __init__(self, head_dim: int, *, recompute: bool = False) -> None:
         self.head_dim, self.recompute = head_dim, recompute
         self.device, self.dtype = torch.device("cpu"), torch.float32  # of the weights
+        self.still = torch.ones(head_dim)  # 1 for the channels of keys that RoPE hardly turns
 
     def block(self, fn: Callable[..., Tensor], w: Any, *args: Any) -> Tensor:
         y: Tensor = w(fn, self, *args)
         return y
 
     def angles(self, rope: Rope, batch: Batch) -> Angles:
+        self.still = self._tensor(rope.still(np.ones(self.head_dim, np.float32)))
         angle = np.outer(batch.positions.astype(np.float32), rope.inv_freq)  # as the reference
         return self._tensor(np.cos(angle)), self._tensor(np.sin(angle))
 
@@ -54,12 +56,14 @@ class TorchOps:
         return x.view(len(x), -1, self.head_dim)
 
     def rope(self, x: Tensor, angles: Angles) -> Tensor:
-        y: Tensor = functions.Rope.apply(x, *angles, self.dtype)
+        y: Tensor = functions.Rope.apply(x, *angles)
         return y
 
-    def attention(self, q: Tensor, k: Tensor, v: Tensor, batch: Batch, layer: int) -> Tensor:  # noqa: ARG002
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, batch: Batch, w: Any) -> Tensor:
         assert batch.kv is None, "training keeps no cache"
-        v = v.to(q.dtype)
+        if self.dtype != torch.float32 and w.k_norm is None and w.k_proj.bias is not None:
+            k = k - w.k_proj.bias.detach().float().view(-1, self.head_dim) * self.still
+        q, k, v = (x.to(self.dtype) for x in (q, k, v))
         if kernels.takes(q, k, v):
             splits = torch.from_numpy(batch.row_splits.astype(np.int32))
             y: Tensor = functions.Attention.apply(q, k, v, splits)
