@@ -169,7 +169,8 @@ def _key_bias(weights: Weights) -> F32:
     """The bias every key of every layer has before RoPE, [layers * kv heads * head_dim].
 
     Pages leave it out of what they round: some of its channels are a hundred times what a token
-    adds (LOG.md, 2026-11-24; `Rope.still`). Zeros where there is none, or where keys are normed after it.
+    adds (LOG.md, 2026-11-24; `Rope.still`). Zeros where there is none, or where keys are normed
+    after it.
     """
     config = weights.config
     nothing = np.zeros(config.num_kv_heads * config.head_dim, np.float32)
