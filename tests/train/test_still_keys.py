@@ -50,6 +50,6 @@ def test_bf16_is_nearer_to_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     model = biased()
     rows = documents(model.config)
     found = errors(model, rows)
-    monkeypatch.setattr(Rope, "still", lambda self, bias: 0 * bias)  # noqa: ARG005
+    monkeypatch.setattr(Rope, "still", lambda self, bias: 0 * bias)
     whole = errors(model, rows)
     assert all(a < 0.5 * b for a, b in zip(found, whole, strict=True))
