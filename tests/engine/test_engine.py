@@ -34,9 +34,9 @@ def finish(engine: Engine, *replies: Reply) -> list[Completion]:
 
 
 def check_pages(engine: Engine) -> None:
-    held = [page for r in engine._running if r.lease for page in r.lease.pages]
+    held = [page for r in engine.running if r.lease for page in r.lease.pages]
     assert len(held) == len(set(held)) == engine.cache.pool.num_pages - engine.cache.num_free
-    assert all(not reply.lease for reply in engine._waiting)
+    assert all(not reply.lease for reply in engine.waiting)
 
 
 def requests(count: int) -> list[Request]:

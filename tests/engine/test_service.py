@@ -302,7 +302,7 @@ def test_new_grammars_wait_within_a_bound(make: Make, monkeypatch: pytest.Monkey
     ]
     for thread in threads:
         thread.start()
-    wait_for(lambda: service._num_compiling == 2)
+    wait_for(lambda: service._admission.num_compiling == 2)
     with pytest.raises(Overloaded) as refused:
         service.submit(job(params=new[2]), Heard())
     assert refused.value.reason == "grammars"
@@ -337,12 +337,12 @@ def test_what_was_cancelled_is_not_waited_for(make: Make) -> None:
     heard = Heard()
     ticket = service.submit(job(*range(60), *([7] * 15_000)), heard)
     wait_for(lambda: service.snapshot().running == 1)
-    assert service.estimated_wait_s > 1
+    assert service.snapshot().estimated_wait_s > 1
     with pytest.raises(Overloaded):
         service.submit(job(), Heard())
     ticket.cancel()
     heard.last()
-    assert service.estimated_wait_s == 0
+    assert service.snapshot().estimated_wait_s == 0
     after = Heard()
     service.submit(job(), after)
     assert len(after.completion().token_ids) == 6
@@ -367,7 +367,7 @@ def test_a_pause_is_no_reason_to_refuse(make: Make) -> None:
         for heard in (stopped, *crowd):
             heard.completion()
         assert service.snapshot().refusals == {}
-        assert service.estimated_wait_s == 0
+        assert service.snapshot().estimated_wait_s == 0
 
 
 def test_close_gives_grace_then_cancels(make: Make) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from qwell.train.logs import read_log
-from qwell.train.tour import TourConfig, model_config, tour
+from qwell.train.tour import tour
+from qwell.train.tour_config import TourConfig, model_config
 from qwell.train.tour_data import write_questions
 
 

@@ -36,7 +36,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
 
 def tour(**given: Any) -> None:
     """Prints where the report is."""
-    from qwell.train.tour import TourConfig
     from qwell.train.tour import tour as run
+    from qwell.train.tour_config import TourConfig
 
     print(run(TourConfig(**given), note))

@@ -1,19 +1,17 @@
-"""Many requests over one back end: which rows go into the next step, and who gets pages.
+"""Many requests over one back end: each is checked, computed in steps with the others, and ends.
 
 Synchronous: `submit` gives a `Reply`, every `step` moves all of them on, the caller reads them
-with `Reply.take`; threads that share an engine take turns. Rows that extend a reply go first, then
-chunks of prompts, shared out by `scheduler.py`. When pages run out, the youngest request gives its
-own back and is computed again later; a row keeps its role (prompt or reply), so its numbers and its
-tokens stay the same.
+with `Reply.take`; threads that share an engine take turns. Which rows go into a step, and who gets
+pages, is the business of `roster.py`. A request that gave its pages back is computed again later; a
+row keeps its role (prompt or reply), so its numbers and its tokens stay the same.
 """
 
 from __future__ import annotations
 
 import secrets
 import threading
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, count
+from itertools import accumulate
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -25,16 +23,15 @@ from qwell.engine.memory import kv_bytes
 from qwell.engine.plan import Part, Shape, batch_of, shape_of
 from qwell.engine.prefix_cache import Lease, PrefixCache
 from qwell.engine.reply import Reply
+from qwell.engine.roster import Roster
 from qwell.engine.sampler import Mask, sample
-from qwell.engine.scheduler import Pace, Prompt, divide, entry_order
+from qwell.engine.scheduler import Pace
 from qwell.engine.types import F32, Backend, Request
 from qwell.errors import ContextLengthError, MemoryBudgetError, QwellError, UsageError
 from qwell.model.batch import PAGE_SIZE, Batch
 
 if TYPE_CHECKING:
     from qwell.text.tokenizer import Tokenizer
-
-_PAGES_HELD = "the KV cache is held by logits() that were not read to the end: read or close them"
 
 
 class Engine:
@@ -67,7 +64,6 @@ class Engine:
             raise ValueError("an engine needs the pages of one context and more rows than requests")
         self.backend, self.tokenizer = backend, tokenizer
         self.eos_ids, self.load_ms = tuple(eos_ids), load_ms
-        self._adapter_id = adapter_id
         self.max_context, self.max_seqs, self.max_rows = max_context, max_seqs, max_rows
         self._num_threads: int = getattr(backend, "num_threads", 1)
         self._kv_dtype: str = getattr(backend, "kv_dtype", "float32")
@@ -78,6 +74,7 @@ class Engine:
             roles_differ=getattr(backend, "roles_differ", True),
             enabled=prefix_cache,
         )
+        self._roster = Roster(self.cache, max_seqs=max_seqs, adapter_id=adapter_id)
         self._kv = backend.new_kv(num_pages)
         # Logits of a step, used again and again: arrays of their own stay in malloc's arenas.
         self._out_logits = np.empty((max_seqs, backend.config.vocab_size), np.float32)
@@ -86,23 +83,20 @@ class Engine:
         self.pace = Pace()
         self.last_shape = Shape()
         """Of the last step; of no request if it computed nothing."""
-        self._arrivals = count()
-        self._waiting: list[Reply] = []
-        self._running: list[Reply] = []  # oldest first
         self._lock = threading.RLock()  # threads that share an LLM take turns
 
     @property
     def has_work(self) -> bool:
-        return bool(self._waiting or self._running)
+        return bool(self.waiting or self.running)
 
     @property
     def running(self) -> tuple[Reply, ...]:
         """Those that hold pages, oldest first."""
-        return tuple(self._running)
+        return self._roster.running
 
     @property
     def waiting(self) -> tuple[Reply, ...]:
-        return tuple(self._waiting)
+        return self._roster.waiting
 
     def commit(self) -> None:
         """Takes the memory of all keys and values from the system now, not as pages are first used,
@@ -151,8 +145,7 @@ class Engine:
         """Queues what `prepare` gave."""
         if not reply.is_finished:
             with self._lock:
-                reply.arrival = next(self._arrivals)
-                self._waiting.append(reply)
+                self._roster.add(reply)
 
     def check(self, request: Request) -> None:
         """Raises what `submit` would raise."""
@@ -180,11 +173,7 @@ class Engine:
     def cancel(self, reply: Reply) -> None:
         """Forgets a request and frees its pages at once. Nothing happens if it has ended."""
         with self._lock:
-            if reply in self._waiting:
-                self._waiting.remove(reply)
-            if reply in self._running:
-                self._running.remove(reply)
-            self._drop(reply)
+            self._roster.remove(reply)
 
     def step(self) -> None:
         """Computes one batch and lets every reply whose logits came out choose its token.
@@ -194,14 +183,12 @@ class Engine:
         """
         with self._lock:
             begin = perf_counter()
-            self._admit()
-            parts = self._plan()
-            self.last_shape = shape_of(parts)
+            self.last_shape = Shape()
+            parts = self._roster.plan(self.pace, self.max_rows)
             if parts:
+                self.last_shape = shape_of(parts)
                 self._compute(parts)
                 self.pace.learn(self.last_shape.prompt_rows, perf_counter() - begin)
-            elif self._waiting:
-                raise QwellError(_PAGES_HELD)
 
     def step_bytes(self, shape: Shape) -> int | None:
         """Weights, keys and values that a step of replies alone reads; None if the back end does
@@ -250,10 +237,7 @@ class Engine:
     def _logits(self, ids: Sequence[int], chunk: int) -> Iterator[F32]:
         lease = Lease("")
         with self._lock:
-            while not self.cache.grow(lease, len(ids)):
-                if not self._running:
-                    raise QwellError(_PAGES_HELD)
-                self._preempt(self._running[-1])
+            self._roster.make_room(lease, len(ids))
         try:
             for at in range(0, len(ids), chunk):
                 batch = Batch.make(
@@ -269,75 +253,6 @@ class Engine:
             with self._lock:
                 self.cache.end(lease)
 
-    def _admit(self) -> None:
-        """Lets waiting requests in while there are pages for all their tokens. One for whom there
-        are none holds up those behind it, or it might wait for ever."""
-        while self._waiting and len(self._running) < self.max_seqs:
-            now, of_key = perf_counter(), Counter(r.request.key for r in self._running)
-            reply = min(
-                self._waiting,
-                key=lambda r: entry_order(
-                    priority=r.request.priority,
-                    waited_s=now - r.submitted,
-                    running_of_key=of_key[r.request.key],
-                    arrival=r.arrival,
-                ),
-            )
-            lease = self._lease(reply)
-            if not self.cache.grow(lease, len(reply.tokens)):
-                self.cache.end(lease)
-                return
-            reply.lease, reply.computed = lease, len(lease.path) * PAGE_SIZE
-            reply.mark_cached(reply.computed)
-            self._waiting.remove(reply)
-            self._running.append(reply)
-
-    def _lease(self, reply: Reply) -> Lease:
-        """Of one whose prompt's logits are wanted all rows are computed: nothing is lent."""
-        key = f"{self._adapter_id}/{reply.request.key}" if self._adapter_id else reply.request.key
-        if reply.params.prompt_logprobs is not None:
-            return Lease(key)
-        return self.cache.begin(key, reply.tokens, reply.num_prompt)
-
-    def _plan(self) -> list[Part]:
-        """Who computes how many of its tokens in this step: single rows first, then chunks."""
-        for reply in list(self._running):  # the oldest first: it is never sent away for others
-            while reply.lease and not self.cache.grow(reply.lease, len(reply.tokens)):
-                self._preempt(self._running[-1])
-        singles, reading, prompts = list[Part](), list[Reply](), list[Prompt]()
-        of_key = Counter(reply.request.key for reply in self._running)
-        for reply in self._running:
-            self._borrow(reply)
-            left = len(reply.tokens) - reply.computed
-            if left == 1:
-                singles.append(Part(reply, 1, reply.computed))
-            else:
-                reading.append(reply)
-                prompts.append(self._prompt(reply, left, of_key[reply.request.key]))
-        most = self.max_rows - len(singles)
-        rows = divide(prompts, self.pace.rows(most))
-        return singles + [Part(r, n, r.computed) for r, n in zip(reading, rows, strict=True) if n]
-
-    def _borrow(self, reply: Reply) -> None:
-        """Takes pages that others have computed since it was let in."""
-        if reply.lease and not reply.wants_prompt_logits:
-            reply.computed = self.cache.extend(
-                reply.lease, reply.tokens, reply.num_prompt, reply.computed
-            )
-
-    def _prompt(self, reply: Reply, left: int, running_of_key: int) -> Prompt:
-        scored = reply.wants_prompt_logits
-        page = None
-        if reply.lease and not scored:
-            page = self.cache.next_page(reply.lease, reply.tokens, reply.num_prompt)
-        return Prompt(
-            left=left,
-            priority=reply.request.priority,
-            running_of_key=running_of_key,
-            page=page,
-            is_scored=scored,
-        )
-
     def _advance(self, reply: Reply, token: int | QwellError, logits: F32) -> None:
         try:
             if reply.error is None:
@@ -346,19 +261,6 @@ class Engine:
             reply.error = error
         if reply.is_finished:
             self.cancel(reply)
-
-    def _drop(self, reply: Reply) -> None:
-        """Its pages are no longer its own."""
-        if reply.lease:
-            self.cache.end(reply.lease)
-        reply.lease = None
-
-    def _preempt(self, reply: Reply) -> None:
-        """Sends a running request back to its place in the queue, to be computed again."""
-        self._running.remove(reply)
-        self._drop(reply)
-        reply.computed = 0
-        self._waiting.append(reply)
 
 
 def _mask(reply: Reply) -> Mask | None:

@@ -1,33 +1,23 @@
 """Requests of many threads over one engine: one thread owns the program, all else is messages.
 
-`submit` checks a job in the caller's thread, then hands it over; the service's thread steps the
-engine and calls `on_event` for everything that happens. It knows no HTTP. What ends one request
-ends it alone: its own fault, a cancel, its deadline. A fault of a step ends those that were in it.
+`submit` checks a job in the caller's thread, then hands it over, if `admission.py` takes it; the
+service's thread steps the engine and calls `on_event` for everything that happens. It knows no
+HTTP. What ends one request ends it alone: its own fault, a cancel, its deadline. A fault of a step
+ends those that were in it.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import count
 from queue import Empty, SimpleQueue
 from time import perf_counter
 
+from qwell.engine.admission import Admission
 from qwell.engine.counters import Counters, Snapshot
-from qwell.engine.jobs import (
-    Event,
-    Failed,
-    Finished,
-    Job,
-    Limits,
-    OnEvent,
-    Overloaded,
-    Started,
-    Token,
-)
+from qwell.engine.jobs import Event, Failed, Finished, Job, Limits, OnEvent, Started, Token
 from qwell.engine.llm import LLM
 from qwell.engine.memory import give_back
 from qwell.engine.reply import Reply
@@ -89,10 +79,7 @@ class Service:
         self._stop_at: float | None = None
         self._is_used = False  # since memory was given back
         self._ids, self._counters = count(1), Counters()
-        self._lock = threading.Lock()  # guards what follows
-        self._queued = self._queued_tokens = self._num_compiling = 0
-        self._is_draining = self._is_closed = False
-        self._refusals: Counter[str] = Counter()
+        self._admission = Admission(self.limits, self._engine, self._counters)
         self._thread = threading.Thread(target=self._run, name="qwell-engine", daemon=True)
         self._thread.start()
 
@@ -108,10 +95,9 @@ class Service:
         """
         if job.n < 1:
             raise UsageError(f"n is {job.n}; it must be at least 1")
-        with self._lock:  # before any work is put into it
-            self._refuse_if_full(job)
+        self._admission.check(job)  # before any work is put into it
         now = perf_counter()
-        with self._compiling(job):
+        with self._admission.compiling(job):
             replies = [self._engine.prepare(_request(job, choice)) for choice in range(job.n)]
         streams = [
             _Stream(
@@ -123,17 +109,13 @@ class Service:
             )
             for choice, reply in enumerate(replies)
         ]
-        with self._lock:
-            self._refuse_if_full(job)
-            self._queued += job.n
-            self._queued_tokens += len(job.prompt_ids)
+        with self._admission.taking(job):
             self._inbox.put(streams)
         return Ticket(next(self._ids), lambda: self._inbox.put(_Cancel(streams)))
 
     def snapshot(self) -> Snapshot:
         cache, counters = self._engine.cache, self._counters
-        with self._lock:
-            queued, tokens, refusals = self._queued, self._queued_tokens, dict(self._refusals)
+        queued, tokens, refusals = self._admission.frozen()
         return Snapshot(
             running=max(0, len(self._streams) - queued),
             queued=queued,
@@ -152,26 +134,14 @@ class Service:
             gap_seconds=counters.gap.frozen(),
             tokens_in=counters.tokens_in,
             tokens_out=counters.tokens_out,
-            estimated_wait_s=self.estimated_wait_s,
+            estimated_wait_s=self._admission.estimated_wait_s,
             reply_step_s=self._pace.base_s,
             prompt_row_s=self._pace.row_s,
         )
 
-    @property
-    def estimated_wait_s(self) -> float:
-        """Until a request that came now would begin: prompts before it are read, and, if all
-        places are taken, as many replies end as wait."""
-        here = self._engine.running
-        running, unread = len(here), sum(max(0, r.num_prompt - r.computed) for r in here)
-        reading = self._pace.reading_s(self._queued_tokens + unread, self._engine.max_rows)
-        places = max(1, running) if self._engine.waiting else self._engine.max_seqs
-        above = max(0, self._queued + running + 1 - places)
-        return reading + above / places * self._counters.reply_s
-
     def drain(self) -> None:
         """Refuses new jobs from now on; those that are here go on."""
-        with self._lock:
-            self._is_draining = True
+        self._admission.drain()
 
     def close(self, grace_s: float = 0.0) -> None:
         """Drains, waits so long at most, cancels what is left. The thread has ended then."""
@@ -179,42 +149,6 @@ class Service:
         self._inbox.put(_Stop(perf_counter() + grace_s))
         self._thread.join()
         self._pace.goal_s = None
-
-    def _refuse_if_full(self, job: Job) -> None:
-        wait, limits, reason = self.estimated_wait_s, self.limits, ""
-        if self._is_draining or self._is_closed:
-            reason = "draining"
-        elif self._queued + job.n > limits.max_queued:
-            reason = "queue"
-        elif self._queued_tokens + len(job.prompt_ids) > limits.max_queued_tokens:
-            reason = "tokens"
-        elif wait > limits.max_wait_s:
-            reason = "wait"
-        if reason:
-            over = wait - limits.max_wait_s if reason == "wait" else wait
-            raise self._refusal(reason, min(over, limits.max_wait_s))
-
-    def _refusal(self, reason: str, retry_after_s: float = 1.0) -> Overloaded:
-        """Counts it. The lock is held."""
-        self._refusals[reason] += 1
-        return Overloaded(reason, max(1.0, retry_after_s))
-
-    @contextmanager
-    def _compiling(self, job: Job) -> Iterator[None]:
-        """While a job is prepared, which may compile its grammar. Raises Overloaded."""
-        grammar = job.params.grammar
-        if grammar is None or self._engine.grammars.is_known(grammar):
-            yield
-            return
-        with self._lock:
-            if self._num_compiling >= self.limits.max_compiling:
-                raise self._refusal("grammars")
-            self._num_compiling += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._num_compiling -= 1
 
     # What follows runs in the service's thread alone.
 
@@ -226,8 +160,7 @@ class Service:
                 for stream in list(self._streams):
                     self._tell(stream)
         finally:  # a bug of ours included: nobody waits for ever
-            with self._lock:
-                self._is_closed = True
+            self._admission.drain()
             self._receive(block=False)
             self._end(list(self._streams), "cancelled")
 
@@ -336,9 +269,7 @@ class Service:
     def _dequeue(self, stream: _Stream) -> None:
         if stream.is_queued:
             stream.is_queued = False
-            with self._lock:
-                self._queued -= 1
-                self._queued_tokens -= stream.queued_tokens
+            self._admission.dequeue(stream.queued_tokens)
 
 
 def _request(job: Job, choice: int) -> Request:
