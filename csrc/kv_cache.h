@@ -21,8 +21,9 @@ struct KeyBias {
   std::vector<float> inv_freq;  // [head_dim / 2]
 };
 
-// [page / kTogether][layer][page % kTogether][kv head]: layers close to one another, so that 2 MB pages of
-// memory, without which a long context costs a table walk every 4 KB, are full as soon as they are taken.
+// [page / kTogether][layer][kv head][page % kTogether]. Layers close to one another, so that 2 MB pages of memory,
+// without which a long context costs a table walk every 4 KB, are full as soon as they are taken; pages of a head side
+// by side, for what the CPU itself asks for ahead.
 struct KvCache {
   static constexpr int kTogether = 8;
   KvCache(const Shape& shape, int pages, KeyBias bias, bool int8);

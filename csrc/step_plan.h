@@ -48,7 +48,10 @@ struct Program::Step {
     for (int s = 0; s < b.seqs; s++)
       for (int r = b.row_splits[s]; r < b.row_splits[s + 1]; r++)
         if (!is_tiled || b.positions[r] >= b.prompt_len[s]) order.push_back(r);
-    const auto keys = [&](const Item& x) { return x.part >= 0 ? kPart : int64_t(b.positions[x.row] + 1) * x.rows; };
+    const auto keys = [&](const Item& x) {
+      const int64_t all = b.positions[x.row] + 1;
+      return x.part >= 0 ? std::min<int64_t>(kPart, all - x.part * kPart) : all * x.rows;
+    };
     std::stable_sort(items.begin(), items.end(), [&](const Item& x, const Item& y) { return keys(x) > keys(y); });
     finished = std::vector<std::atomic<int>>(splits.size());
     for (auto& counter : finished) counter.store(0, std::memory_order_relaxed);
@@ -60,18 +63,24 @@ struct Program::Step {
   void cut(int s, int begin, int end, bool tiled, const Shape& shape) {
     for (int r = begin, n; r < end; r += n) {
       n = std::min(tiled ? kWindow - batch.positions[r] % kWindow : kItemRows, end - r);
-      for (int head = 0; head < shape.kv_heads; head++) add_item({s, head, r, n, tiled}, shape);
+      add_items({s, 0, r, n, tiled}, shape);
     }
   }
 
-  // A single row over many keys becomes an item for each part, so that all threads can help.
-  void add_item(Item item, const Shape& shape) {
-    const int parts = batch.positions[item.row] / kPart + 1;
-    if (item.rows > 1 || parts == 1) return items.push_back(item);
-    item.split = int(splits.size());
-    for (item.part = 0; item.part < parts; item.part++) items.push_back(item);
-    splits.push_back({parts, int64_t(partials.size())});
-    partials.resize(partials.size() + partial_step(shape) * parts);
+  // Of every head one. A single row over many keys becomes an item for each part, so that all threads can help, the
+  // heads by turns: who takes the next item finds its first page asked for by the part before.
+  void add_items(Item item, const Shape& shape) {
+    const int parts = batch.positions[item.row] / kPart + 1, first = int(splits.size());
+    const bool whole = item.rows > 1 || parts == 1;
+    for (int head = 0; head < shape.kv_heads && !whole; head++) {
+      splits.push_back({parts, int64_t(partials.size())});
+      partials.resize(partials.size() + partial_step(shape) * parts);
+    }
+    for (int part = 0; part < (whole ? 1 : parts); part++)
+      for (item.head = 0; item.head < shape.kv_heads; item.head++) {
+        if (!whole) item.part = part, item.split = first + item.head;
+        items.push_back(item);
+      }
   }
   static int64_t partial_step(const Shape& shape) {
     return int64_t(shape.heads / shape.kv_heads) * partial_floats(shape.head_dim);
