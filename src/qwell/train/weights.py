@@ -198,12 +198,13 @@ def _stored(decoder: Decoder) -> dict[str, stored.Tensor]:
     """Every tensor the folder holds, by checkpoint name, over the parameters' own bytes; a tied
     head is not one."""
     return {
-        name: stored.Tensor(name, _DTYPES[p.dtype].upper(), tuple(p.shape), _bytes(p))
+        name: as_stored(name, p)
         for name, p in decoder.named_parameters()  # gives a shared parameter once
     }
 
 
-def _bytes(parameter: Tensor) -> NDArray[np.uint8]:
-    flat = parameter.detach().cpu().contiguous().reshape(-1)
-    found: NDArray[np.uint8] = flat.view(torch.uint8).numpy()
-    return found
+def as_stored(name: str, tensor: Tensor) -> stored.Tensor:
+    """A tensor the checkpoint room can write, over the same bytes."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    data: NDArray[np.uint8] = flat.view(torch.uint8).numpy()
+    return stored.Tensor(name, _DTYPES[tensor.dtype].upper(), tuple(tensor.shape), data)
