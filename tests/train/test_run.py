@@ -13,6 +13,7 @@ import torch
 
 from qwell.errors import CheckpointError, DataError, StorageError, UsageError
 from qwell.train import loop, pretrain, sft
+from qwell.train.files import alone
 from qwell.train.run_checkpoint import RunCheckpoints
 from tests.cli import tiny
 from tests.train.tiny_run import curve, prepare, pretrain_config, sft_config
@@ -141,6 +142,27 @@ def test_a_folder_that_cannot_be_written(place: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="--out"):
         pretrain.main(pretrain_config(place, out=str(tmp_path / "file/run")))
+
+
+def test_two_runs_in_one_folder_are_refused(place: Path, tmp_path: Path) -> None:
+    config = pretrain_config(place, out=str(tmp_path / "run"), steps=2)
+    with alone(tmp_path / "run"), pytest.raises(StorageError, match="another run is at work"):
+        pretrain.main(config)
+    assert not (tmp_path / "run/checkpoints").exists()
+    assert pretrain.main(config).is_done
+
+
+def test_lora_on_new_weights_is_refused(place: Path, tmp_path: Path) -> None:
+    """They would all be learnt, and the adapter that is left would be none."""
+    config = pretrain_config(
+        place,
+        out=str(tmp_path / "run"),
+        model=str(place / "tiny/config.json"),
+        tokenizer=str(place / "tiny"),
+        lora_rank=4,
+    )
+    with pytest.raises(UsageError, match="leave out --lora-rank"):
+        pretrain.main(config)
 
 
 def test_sft_learns(place: Path) -> None:

@@ -12,7 +12,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,7 +26,7 @@ from qwell.data.rows import RowSource
 from qwell.errors import UsageError
 from qwell.train.config import TrainConfig
 from qwell.train.cost import Cost, measured_peak
-from qwell.train.files import write_whole
+from qwell.train.files import alone, write_whole
 from qwell.train.logs import JsonLog, Screen, TensorBoard, Watcher
 from qwell.train.loop import Evaluate, Event, Loop, Objective, Optimizer
 from qwell.train.modules import Decoder
@@ -80,11 +80,11 @@ Build = Callable[[World], Parts]
 
 def run(config: TrainConfig, build: Build) -> Result:
     """Runs, or goes on with, the run in config.out. Raises what its parts raise; StorageError
-    before anything is computed if the folder cannot be written."""
-    with join() as world:
+    before anything is computed if the folder cannot be written or another run is in it."""
+    out = Path(config.out)
+    with join() as world, alone(out) if world.is_first else nullcontext():
         check_world(config, world)
         set_threads(config, world)
-        out = Path(config.out)
         checkpoints = RunCheckpoints(out / "checkpoints", config.keep_last, config.keep_best)
         if world.is_first:
             checkpoints.prepare()
