@@ -30,6 +30,8 @@ LEAST_TRAVEL = 1e-5
 """Adam moves a weight by at most about the rate in a step; the weights of a model of this family
 are of the order of 0.02, so runs whose rates add up to less change nothing that can be seen."""
 GREATEST_LR = 0.02
+DEADLY = ("wrong record", "over-long row")
+"""Errors a run would meet again at that row, an over-long one unless overlong says to drop it."""
 LIMIT = 5000
 """Documents a check reads at most."""
 
@@ -45,14 +47,21 @@ def examine(config: PretrainConfig | SftConfig, *, is_quick: bool = False) -> li
     return sorted(found, key=lambda finding: finding.level != "error")
 
 
-def refuse(findings: list[Finding]) -> None:
-    """Raises TrainingError for the first error."""
+def refuse(
+    findings: list[Finding],
+    advice: str = "see qwell train doctor, or start all the same with --ignore-doctor",
+) -> None:
+    """Raises TrainingError for the first error. What the run itself refuses, sooner or later, is
+    told first and cannot be ignored away."""
     errors = [finding for finding in findings if finding.level == "error"]
-    if errors:
-        raise TrainingError(
-            f"{errors[0].message} ({errors[0].name}); see qwell train doctor, or start all the "
-            "same with --ignore-doctor"
-        )
+    deadly = [finding for finding in errors if finding.name in DEADLY]
+    if deadly:
+        first, advice = deadly[0], "the run would end there, --ignore-doctor or not"
+    elif errors:
+        first = errors[0]
+    else:
+        return
+    raise TrainingError(f"{first.message} ({first.name}); {advice}")
 
 
 def report(findings: list[Finding]) -> str:
