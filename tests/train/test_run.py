@@ -152,6 +152,18 @@ def test_two_runs_in_one_folder_are_refused(place: Path, tmp_path: Path) -> None
     assert pretrain.main(config).is_done
 
 
+@pytest.mark.parametrize("name", ["model", "model.old", "adapter"])
+def test_what_the_run_did_not_write_is_not_replaced(place: Path, tmp_path: Path, name: str) -> None:
+    config = pretrain_config(place, out=str(tmp_path), steps=2)
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "thesis.txt").write_text("mine")
+    with pytest.raises(UsageError, match="is there but no checkpoint"):
+        pretrain.main(config)
+    (tmp_path / name / "thesis.txt").unlink()
+    assert pretrain.main(config).is_done
+    assert pretrain.main(config).is_done, "its own model is replaced"
+
+
 def test_lora_on_new_weights_is_refused(place: Path, tmp_path: Path) -> None:
     """They would all be learnt, and the adapter that is left would be none."""
     config = pretrain_config(

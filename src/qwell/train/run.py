@@ -34,6 +34,9 @@ from qwell.train.run_checkpoint import RunCheckpoints, Saved
 from qwell.train.snapshot import Keep, check_same, fingerprint, mix, restore
 from qwell.train.world import World, copy_into, full, join, shard
 
+MODEL, ADAPTER = "model", "adapter"
+"""What a run leaves in its folder when it is done, one or the other."""
+
 
 class Source(RowSource, Protocol):
     """Rows that know how far they are."""
@@ -87,6 +90,8 @@ def run(config: TrainConfig, build: Build) -> Result:
         set_threads(config, world)
         checkpoints = RunCheckpoints(out / "checkpoints", config.keep_last, config.keep_best)
         if world.is_first:
+            if not checkpoints.steps():
+                check_free(out)
             checkpoints.prepare()
         world.wait()
         seed_all(config.seed, world)
@@ -189,6 +194,20 @@ class _Meter:
             event = {**event, **speed, "epoch": self._source.epoch}
         for watcher in self.watchers:
             watcher(event)
+
+
+def check_free(out: Path) -> None:
+    """Raises UsageError if what a new run leaves in `out` would replace something: only what an
+    earlier end of the same run left is replaced."""
+    for name in (MODEL, ADAPTER):
+        for path in (out / f"{name}{suffix}" for suffix in ("", ".new", ".old")):
+            if path.is_dir() and not any(path.iterdir()):
+                continue
+            if path.exists() or path.is_symlink():
+                raise UsageError(
+                    f"{path} is there but no checkpoint of this run: the run would replace it; "
+                    "move it away, or give another --out"
+                )
 
 
 def check_world(config: TrainConfig, world: World) -> None:
