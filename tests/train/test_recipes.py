@@ -62,6 +62,7 @@ def test_sizes_are_those_of_the_family() -> None:
         ({"decay_share": 0.0}, "decay_share"),
         ({"epochs": float("inf")}, "epochs is inf; it must be a finite number"),
         ({"lora_alpha": float("nan")}, "finite"),
+        ({"seed": 2**63}, "64 bits"),
         ({"lora_targets": ("q_proj", "k")}, "some of q_proj, k_proj"),
         ({"lora_targets": ("q_proj", "q_proj")}, "each of them once"),
     ],

@@ -14,6 +14,7 @@ import torch
 from qwell.errors import CheckpointError, DataError, StorageError, UsageError
 from qwell.train import loop, pretrain, sft
 from qwell.train.files import alone
+from qwell.train.logs import read_log
 from qwell.train.run_checkpoint import RunCheckpoints
 from tests.cli import tiny
 from tests.train.tiny_run import curve, prepare, pretrain_config, sft_config
@@ -219,12 +220,15 @@ def test_tensorboard_holds_the_curve(place: Path, tmp_path: Path) -> None:
     assert [v for _, v in shown] == pytest.approx([v for _, v in exact], rel=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.parametrize("kind", ["int8", "int4", "file"])
 def test_qlora_learns_on_packed_weights(place: Path, tmp_path: Path, kind: str) -> None:
     config = sft_config(place, lora_rank=4, qlora=kind, out=str(tmp_path / "q"), dtype="bf16")
     found = sft.main(config)
     losses = [x[1] for x in curve(found.out)[:12]]
     assert losses[-1] < losses[0] and (found.out / "adapter/adapter_model.safetensors").exists()
+    note = next(event["text"] for event in read_log(found.out) if event["kind"] == "note")
+    assert f"packed as {kind}" in note
+    assert ("floats as int8" in note) == (kind == "file"), "the file has no integers to keep"
 
 
 def test_another_template_is_refused(place: Path, tmp_path: Path) -> None:

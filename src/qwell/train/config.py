@@ -114,6 +114,7 @@ class TrainConfig:
         self._need("decay_share", 0 < self.decay_share <= 1, "above 0 and at most 1")
         self._need("lr", self.lr > 0, "above 0: nothing would be learnt")
         self._need("eps", self.eps > 0, "above 0")
+        self._need("seed", abs(self.seed) < 2**63, "a number of 64 bits")
         self._need("lr_final", self.lr_final <= self.lr, f"at most lr, which is {self.lr:g}")
         self._need("steps", self.steps > 0 or self.epochs > 0, "above 0 unless epochs is")
         for name, allowed in choices(type(self)).items():

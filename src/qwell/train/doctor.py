@@ -43,7 +43,7 @@ def examine(config: PretrainConfig | SftConfig, *, is_quick: bool = False) -> li
     if not total and config.data and isinstance(config, SftConfig):
         with suppress(DataError):  # what is wrong with the rows is told with the row below
             total = steps_of(config, look(config)[1])
-    found = [*rates(config, total), *_data(config, is_quick)]
+    found = [*rates(config, total), *_adapter(config), *_data(config, is_quick)]
     return sorted(found, key=lambda finding: finding.level != "error")
 
 
@@ -93,6 +93,16 @@ def rates(config: TrainConfig, total: int) -> Iterator[Finding]:
             f"the rates of all {total:,} steps add up to {travel:.1e}, no weight could move "
             "farther than that: raise --lr or --steps",
         )
+
+
+def _adapter(config: TrainConfig) -> Iterator[Finding]:
+    """The engine computes low-rank adapters alone; better known before a run than after."""
+    if config.lora_embeddings:
+        message = (
+            "qwell run, serve and merge take no adapter with whole embeddings: it is for PEFT, "
+            "over a folder of the model (qwell export MODEL FOLDER)"
+        )
+        yield Finding("adapter for PEFT alone", "warning", message)
 
 
 def _data(config: PretrainConfig | SftConfig, is_quick: bool) -> Iterator[Finding]:
