@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,12 @@ def test_missing_package_is_fatal(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(doctor, "_NEEDED", ("numpy", "no-such-package"))
     result = run("doctor")
     assert result.code == 1 and "missing: no-such-package" in result.out
+
+
+def test_every_dependency_is_looked_for() -> None:
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    wanted = tomllib.loads(project.read_text("utf-8"))["project"]["dependencies"]
+    assert {re.split("[<>=]", line)[0] for line in wanted} == set(doctor._NEEDED)
 
 
 def test_sources_are_asked_when_allowed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

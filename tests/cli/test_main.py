@@ -62,6 +62,7 @@ FAULTS: list[tuple[BaseException, int, str]] = [
     (AssertionError(), 70, "QWELL_DEBUG=1"),
     (MemoryError(), 10, "smaller model"),
     (RuntimeError("can't start new thread"), 10, "limits"),
+    (RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed"), 1, "another process"),
     (OSError(28, "No space left on device", "/x/y"), 5, "/x/y: No space left on device"),
     (ImportError("no _core"), 1, "qwell doctor"),
 ]

@@ -37,6 +37,8 @@ def test_help_names_every_subcommand(qwell: Run) -> None:
     out = qwell("train", "--help").out
     for name in ("pretrain", "sft", "inspect", "doctor", "tour", "tokenizer", "clean"):
         assert f"  {name} " in out
+        told = qwell("train", name, "--help")
+        assert told.code == 0 and told.out.startswith(f"usage: qwell train {name}")
 
 
 def test_flags_are_the_fields(qwell: Run) -> None:
@@ -56,6 +58,9 @@ def test_flags_are_the_fields(qwell: Run) -> None:
         ("sft --lr -1 --data x", "lr is -1.0"),
         ("sft", "give --data"),
         ("doctor", "name the stage"),
+        ("doctor sft --model m", "give --data"),
+        ("pretrain --init-std -1", "init_std is -1"),
+        ("sft --lora-rank 4 --lora-targets q", "lora_targets"),
     ],
 )
 def test_wrong_lines(qwell: Run, line: str, told: str) -> None:
@@ -64,7 +69,8 @@ def test_wrong_lines(qwell: Run, line: str, told: str) -> None:
 
 
 def test_recipes_are_listed(qwell: Run) -> None:
-    assert "sft-7b" in qwell("train", "sft", "--recipe", "list").out.split()
+    for command in (["sft"], ["doctor", "sft"]):
+        assert "sft-7b" in qwell("train", *command, "--recipe", "list").out.split()
 
 
 def test_a_run_and_its_report(qwell: Run, place: Path) -> None:
@@ -104,6 +110,16 @@ def test_the_doctor_finds_what_is_wrong_with_rows(qwell: Run, place: Path) -> No
     assert same.code == 12 and "test question in training" in same.out
     long = qwell("train", "doctor", "sft", *data, "--context", "16", "--steps", "6")
     assert long.code == 12 and "over-long" in long.out and "and 79 more" in long.out
+    assert "--ignore-doctor or not" in long.err
+
+
+def test_the_dry_run_tells_what_would_be_refused(qwell: Run, place: Path) -> None:
+    rows = [json.loads(line) for line in (place / "chats.jsonl").read_text().splitlines()[:5]]
+    rows[3]["messages"][0]["content"] = "x" * 300
+    (place / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = ["--model", place / "tiny", "--data", place / "long.jsonl", *QUICK, "--dry-run"]
+    assert "refuses them unless you give --overlong drop" in qwell("train", "sft", *data).out
+    assert "refuses" not in qwell("train", "sft", *data, "--overlong", "drop").out
 
 
 @pytest.mark.parametrize(
@@ -146,7 +162,8 @@ def test_the_doctor_refuses_lora_on_an_untrained_end(qwell: Run, place: Path) ->
     assert found.code == 12 and "LoRA on a base model" in found.out and "<|im_end|>" in found.out
     assert "--lora-embeddings" in found.err
     assert qwell("train", "doctor", "sft", *line).code == 0
-    assert qwell("train", "doctor", "sft", *line, "--lora-rank", "4", "--lora-embeddings").code == 0
+    whole = qwell("train", "doctor", "sft", *line, "--lora-rank", "4", "--lora-embeddings")
+    assert whole.code == 0 and "warning: adapter for PEFT alone" in whole.out
 
 
 def test_a_wrong_record_is_named(qwell: Run, place: Path) -> None:

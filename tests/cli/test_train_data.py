@@ -42,6 +42,17 @@ def test_cleaning_writes_and_reports(
     assert json.loads(Path(f"{out}.report.json").read_text())["kept"] == 2
 
 
+def test_the_data_is_not_replaced_by_what_is_left_of_it(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a.jsonl").write_text('{"text": "once"}\n' * 2)
+    before = (data / "a.jsonl").read_bytes()
+    for read in (data / "a.jsonl", data):
+        with pytest.raises(UsageError, match="which is read: write elsewhere"):
+            clean(str(read), "--out", str(data / "a.jsonl"))
+    assert (data / "a.jsonl").read_bytes() == before and len(list(data.iterdir())) == 1
+
+
 def test_wrong_options_of_clean(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--near 2\.0 is no likeness"):
         clean("x", "--out", "y", "--near", "2")

@@ -206,6 +206,13 @@ def test_a_survey_counts_or_estimates() -> None:
         survey(packed([40], 16, overlong="drop"))
 
 
+def test_a_survey_leaves_out_what_teaches_nothing() -> None:
+    """A document of one token becomes no row, so it must not add to the steps of an epoch."""
+    assert survey(packed([5, 1, 7, 1], 16)).tokens == 12
+    with pytest.raises(DataError, match="no document holds a token to learn"):
+        survey(packed([1, 1], 16))
+
+
 def texts_of(rows: Iterator[Rows]) -> list[str]:
     return [TOKENIZER.decode(d) for r in rows for d in documents(r)]
 

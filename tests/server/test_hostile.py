@@ -331,3 +331,15 @@ def test_a_client_that_does_not_read_is_let_go() -> None:
             while not server.app.served.service.snapshot().running and time.monotonic() < end:
                 time.sleep(0.01)
             assert server.idle(20)
+
+
+def test_an_unknown_path_and_a_wrong_method_are_told_apart(server: Live) -> None:
+    for method, path, status in (
+        ("POST", "/v1/embeddings", 404),
+        ("GET", "/nothing", 404),
+        ("GET", "/v1/chat/completions", 405),
+        ("POST", "/v1/models/tiny", 405),
+        ("DELETE", "/", 405),
+        ("HEAD", "/", 200),
+    ):
+        assert server.http.request(method, path).status_code == status, (method, path)

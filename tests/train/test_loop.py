@@ -134,3 +134,17 @@ def test_the_order_of_events() -> None:
     evals = [("eval", 0), ("eval", 2), ("save", 3), ("eval", 4), ("eval", 5), ("save", 5)]
     assert told == [*evals, ("end", 5)]
     assert saved == [(3, None), (5, 7.0)]
+
+
+def test_the_last_checkpoint_has_the_last_loss() -> None:
+    """Where the end is due for a checkpoint but not for a measurement: keep_best needs the loss."""
+    saved: list[tuple[int, float | None]] = []
+    loop = make(
+        [draw(4, 0)],
+        replace(BASE, eval_every=0, save_every=2),
+        steps=4,
+        evaluate=lambda: {"loss": 7.0},
+        save=lambda loop, loss: saved.append((loop.at.step, loss)),
+    )
+    assert loop.run()
+    assert saved == [(2, None), (4, 7.0)]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from qwell.errors import CheckpointError
 from qwell.train.lora import LoraConfig, add_lora, load_adapter, merge_lora, save_adapter
 from qwell.train.losses import cross_entropy
 from qwell.train.modules import Decoder
@@ -83,6 +84,19 @@ def test_an_adapter_comes_back_with_the_same_bits(tmp_path: Path) -> None:
     )
     for name, parameter in again.named_parameters():
         assert torch.equal(parameter, ours.get_parameter(name)), name
+
+
+def test_an_adapter_is_as_readable_as_its_config(tmp_path: Path) -> None:
+    """Who serves it may be somebody else. Weights that are not finite are refused."""
+    ours = adapted()
+    save_adapter(tmp_path / "a", ours, CONFIG, base="x")
+    modes = {path.name: path.stat().st_mode for path in (tmp_path / "a").iterdir()}
+    assert modes["adapter_model.safetensors"] == modes["adapter_config.json"]
+    with torch.no_grad():
+        next(p for p in ours.parameters() if p.requires_grad).fill_(float("nan"))
+    with pytest.raises(CheckpointError, match="finite"):
+        save_adapter(tmp_path / "b", ours, CONFIG, base="x")
+    assert not (tmp_path / "b").exists()
 
 
 def test_merged_equals_unmerged() -> None:

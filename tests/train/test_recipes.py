@@ -60,11 +60,22 @@ def test_sizes_are_those_of_the_family() -> None:
         ({"qlora": "int8"}, "give --lora-rank"),
         ({"beta2": 1.0}, "beta2 is 1.0"),
         ({"decay_share": 0.0}, "decay_share"),
+        ({"epochs": float("inf")}, "epochs is inf; it must be a finite number"),
+        ({"lora_alpha": float("nan")}, "finite"),
+        ({"seed": 2**63}, "64 bits"),
+        ({"lora_targets": ("q_proj", "k")}, "some of q_proj, k_proj"),
+        ({"lora_targets": ("q_proj", "q_proj")}, "each of them once"),
     ],
 )
 def test_impossible_values(values: dict[str, Any], told: str) -> None:
     with pytest.raises(UsageError, match=told):
         SftConfig(**values)
+
+
+@pytest.mark.parametrize("field", ["init_std", "rope_theta", "fim_rate"])
+def test_impossible_values_of_pretraining(field: str) -> None:
+    with pytest.raises(UsageError, match=f"{field} is -1"):
+        PretrainConfig(**{field: -1.0})
 
 
 def test_every_field_has_a_help_line() -> None:

@@ -13,6 +13,8 @@ import torch
 
 from qwell.errors import CheckpointError, DataError, StorageError, UsageError
 from qwell.train import loop, pretrain, sft
+from qwell.train.files import alone
+from qwell.train.logs import read_log
 from qwell.train.run_checkpoint import RunCheckpoints
 from tests.cli import tiny
 from tests.train.tiny_run import curve, prepare, pretrain_config, sft_config
@@ -143,6 +145,39 @@ def test_a_folder_that_cannot_be_written(place: Path, tmp_path: Path) -> None:
         pretrain.main(pretrain_config(place, out=str(tmp_path / "file/run")))
 
 
+def test_two_runs_in_one_folder_are_refused(place: Path, tmp_path: Path) -> None:
+    config = pretrain_config(place, out=str(tmp_path / "run"), steps=2)
+    with alone(tmp_path / "run"), pytest.raises(StorageError, match="another run is at work"):
+        pretrain.main(config)
+    assert not (tmp_path / "run/checkpoints").exists()
+    assert pretrain.main(config).is_done
+
+
+@pytest.mark.parametrize("name", ["model", "model.old", "adapter"])
+def test_what_the_run_did_not_write_is_not_replaced(place: Path, tmp_path: Path, name: str) -> None:
+    config = pretrain_config(place, out=str(tmp_path), steps=2)
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "thesis.txt").write_text("mine")
+    with pytest.raises(UsageError, match="is there but no checkpoint"):
+        pretrain.main(config)
+    (tmp_path / name / "thesis.txt").unlink()
+    assert pretrain.main(config).is_done
+    assert pretrain.main(config).is_done, "its own model is replaced"
+
+
+def test_lora_on_new_weights_is_refused(place: Path, tmp_path: Path) -> None:
+    """They would all be learnt, and the adapter that is left would be none."""
+    config = pretrain_config(
+        place,
+        out=str(tmp_path / "run"),
+        model=str(place / "tiny/config.json"),
+        tokenizer=str(place / "tiny"),
+        lora_rank=4,
+    )
+    with pytest.raises(UsageError, match="leave out --lora-rank"):
+        pretrain.main(config)
+
+
 def test_sft_learns(place: Path) -> None:
     result = sft.main(sft_config(place, steps=30, lr=1e-2))
     found = curve(result.out)
@@ -185,12 +220,15 @@ def test_tensorboard_holds_the_curve(place: Path, tmp_path: Path) -> None:
     assert [v for _, v in shown] == pytest.approx([v for _, v in exact], rel=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.parametrize("kind", ["int8", "int4", "file"])
 def test_qlora_learns_on_packed_weights(place: Path, tmp_path: Path, kind: str) -> None:
     config = sft_config(place, lora_rank=4, qlora=kind, out=str(tmp_path / "q"), dtype="bf16")
     found = sft.main(config)
     losses = [x[1] for x in curve(found.out)[:12]]
     assert losses[-1] < losses[0] and (found.out / "adapter/adapter_model.safetensors").exists()
+    note = next(event["text"] for event in read_log(found.out) if event["kind"] == "note")
+    assert f"packed as {kind}" in note
+    assert ("floats as int8" in note) == (kind == "file"), "the file has no integers to keep"
 
 
 def test_another_template_is_refused(place: Path, tmp_path: Path) -> None:

@@ -140,9 +140,18 @@ def test_leftovers_of_a_crash_are_removed(kept: RunCheckpoints) -> None:
     (kept.folder / "step-00000004.new.tmp").mkdir()
     (kept.folder / "step-00000004.new.tmp/model.safetensors").write_bytes(b"half")
     (kept.folder / "step-00000002.old.tmp").mkdir()
+    (kept.folder / "probe.7.tmp").write_bytes(b"qwell")
     assert kept.steps() == [3]
     kept.prepare()
     assert names(kept) == ["step-00000003"]
+
+
+def test_a_folder_somebody_put_aside_is_no_checkpoint(kept: RunCheckpoints) -> None:
+    kept.save(3, GROUPS, {})
+    (kept.folder / "step-00000003").rename(kept.folder / "step-00000003-mine")
+    assert kept.steps() == []
+    kept.save(4, GROUPS, {})
+    assert names(kept) == ["step-00000003-mine", "step-00000004"]
 
 
 def test_the_same_step_again_replaces_it(kept: RunCheckpoints) -> None:

@@ -99,6 +99,23 @@ def test_checkpoints_interchange(place: Path) -> None:
 
 
 @pytest.mark.slow
+def test_bf16_and_its_master_are_saved_by_two_and_read_by_one(place: Path) -> None:
+    """The defaults of every recipe. gloo gathers no int16, which the master's lower half is."""
+    one = pretrain_config(place, dtype="bf16", out=str(place / "half-one"))
+    two = pretrain_config(place, dtype="bf16", out=str(place / "half-two"), keep_last=9)
+    pretrain.main(one)
+    torchrun("pretrain", two)
+    assert difference(one.out, two.out) < 0.1
+    halves = weights(two.out, "checkpoints/step-00000004/optimizer.safetensors")
+    low = [value for name, value in halves.items() if name.endswith(".low")]
+    assert all(value.dtype == np.int16 for value in low) and any(value.any() for value in low)
+    before = curve(two.out)
+    _forget_after(Path(two.out), 8)
+    pretrain.main(two)
+    assert abs(curve(two.out)[8][1] / before[8][1] - 1) < 1e-3, "the step after the checkpoint"
+
+
+@pytest.mark.slow
 def test_lora_on_two_processes(place: Path) -> None:
     one = sft_config(place, lora_rank=4, out=str(place / "lora-one"))
     two = sft_config(place, lora_rank=4, out=str(place / "lora-two"))

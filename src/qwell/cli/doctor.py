@@ -18,7 +18,22 @@ from typing import NamedTuple
 from qwell.errors import QwellError
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
-_NEEDED = ("numpy", "tokenizers", "jinja2", "huggingface_hub", "filelock", "rich", "prompt_toolkit")
+_NEEDED = (
+    "numpy",
+    "tokenizers",
+    "jinja2",
+    "huggingface_hub",
+    "httpx2",
+    "filelock",
+    "rich",
+    "prompt_toolkit",
+    "llguidance",
+    "anyio",
+    "h11",
+    "starlette",
+    "uvicorn",
+)
+"""The dependencies of the wheel; a test ties them to pyproject.toml."""
 
 
 class Finding(NamedTuple):

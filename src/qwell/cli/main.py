@@ -139,5 +139,7 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, RuntimeError) and "start new thread" in str(error):
         advice = "no thread can be started: raise the limits on memory or processes (ulimit -a)"
         return advice, MemoryBudgetError.exit_code
+    if isinstance(error, RuntimeError) and "gloo" in str(error):
+        return "another process of this run has ended: what it said tells why", 1
     what = f"{type(error).__name__}: {error}"
     return f"this is a bug of qwell ({what}); QWELL_DEBUG=1 shows where, please report it", BUG

@@ -124,7 +124,9 @@ OUT = Option("out", metavar="OUT", help="the folder or file to write")
 FORCE = Option("--force", action="store_true", help="replace what is there")
 FORMAT = Option("--format", choices=("hf", "gguf"), help="a Hugging Face folder (hf) or a GGUF")
 DTYPE = Option(
-    "--dtype", choices=("bf16", "f32", "f16", "q8_0"), help="of the weights (bf16); q8_0: gguf only"
+    "--dtype",
+    choices=("bf16", "f32", "f16", "q8_0"),
+    help="of the weights (bf16); f16: hf only, q8_0: gguf only",
 )
 STRUCTURE = (
     Option("--json-schema", type=text, metavar="FILE|JSON", help="answer with JSON that fits it"),

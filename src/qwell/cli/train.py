@@ -33,6 +33,11 @@ SUBCOMMANDS = {
 }
 """Name -> the function (its module holds OPTIONS: name -> options), and one line on it."""
 DOCTOR = "Look for what is wrong with a run, without starting it."
+_DOCTOR_HELP = f"""usage: qwell train doctor STAGE [options]
+
+{DOCTOR}
+
+STAGE is pretrain or sft, the options are those of the run: qwell train doctor sft --help."""
 
 
 def train(argv: list[str]) -> None:
@@ -60,6 +65,9 @@ def _doctor(argv: list[str]) -> None:
     """`qwell train doctor STAGE` with the options of that stage."""
     from qwell.cli import train_stage
 
+    if argv and argv[0] in ("-h", "--help"):
+        print(_DOCTOR_HELP)
+        return
     if not argv or argv[0] not in ("pretrain", "sft"):
         raise UsageError("name the stage and its options: qwell train doctor sft --model ...")
     name = f"doctor {argv[0]}"

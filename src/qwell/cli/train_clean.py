@@ -49,6 +49,7 @@ def clean(
         raise UsageError(f"--near {near} is no likeness from 0 to 1")
     if against and not model:
         raise UsageError("--against compares tokens: name a --model whose tokenizer to take")
+    _check_apart(out, data, *([against] if against else []))
     records = open_records(data).records
     test = open_records(against).records if against else ()
     tokenizer = None
@@ -73,6 +74,14 @@ def clean(
     left.save(Path(out))
     report.save(Path(f"{out}.report.json"))
     _tell(report, out)
+
+
+def _check_apart(out: str, *read: str) -> None:
+    """Raises UsageError where the result would replace, or next time be, what is cleaned."""
+    place = Path(out).resolve()
+    for source in read:
+        if place == Path(source).resolve() or Path(source).resolve() in place.parents:
+            raise UsageError(f"--out {out} is a part of {source}, which is read: write elsewhere")
 
 
 def _tell(report: CleaningReport, out: str) -> None:

@@ -42,11 +42,17 @@ def sft(**given: Any) -> None:
 
 def doctor(stage: Stage, **given: Any) -> None:
     """Prints what the doctor finds, every check done. Raises TrainingError if there is an error."""
+    if given.get("recipe") == "list":
+        print("\n".join(recipes.names(stage)))
+        return
     from qwell.train.doctor import examine, refuse, report
+    from qwell.train.stage import need_data
 
-    findings = examine(_recipe(stage, given).config)
+    config = _recipe(stage, given).config
+    need_data(config)  # "nothing is wrong" must not mean that nothing was looked at
+    findings = examine(config)
     print(report(findings))
-    refuse(findings)
+    refuse(findings, "the run would not start")
 
 
 def _stage(

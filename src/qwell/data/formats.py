@@ -95,9 +95,13 @@ def _message(turn: Any, where: str) -> Message:
     message = {k: v for k, v in turn.items() if v is not None or k in ("role", "content")}
     if strange := set(message) - _MESSAGE_KEYS:
         raise _WrongError(f"{where} has a key {min(strange)!r} that would not be learnt from")
+    _check_weight(message, where)
+    return message
+
+
+def _check_weight(message: Mapping[str, Any], where: str) -> None:
     if message.get("weight", 1) not in (0, 1):
         raise _WrongError(f"{where}.weight is {message['weight']!r:.40}, not 0 or 1")
-    return message
 
 
 def _from_sharegpt(value: Mapping[str, Any]) -> list[Message]:
@@ -116,6 +120,7 @@ def _turn(turn: Any, where: str) -> Message:
         raise _WrongError(f"{where}.from is {turn.get('from')!r:.40}, none of {', '.join(_ROLES)}")
     text = _text(turn.get("value"), f"{where}.value")
     weight = {} if turn.get("weight") is None else {"weight": turn["weight"]}
+    _check_weight(weight, where)
     if turn["from"] == "function_call":
         return {"role": role, "content": None, "tool_calls": _calls(text, where), **weight}
     return {"role": role, "content": text, **weight}
@@ -136,6 +141,8 @@ def _from_alpaca(value: Mapping[str, Any]) -> list[Message]:
     earlier: list[Message] = []
     for i, pair in enumerate(_list(value.get("history") or [], "history")):
         asked, told = (*pair, None, None)[:2] if isinstance(pair, list | tuple) else (None, None)
+        if isinstance(pair, list | tuple) and len(pair) > 2:
+            raise _WrongError(f"history[{i}] has {len(pair)} entries, not a question and an answer")
         earlier.append({"role": "user", "content": _text(asked, f"history[{i}][0]")})
         earlier.append({"role": "assistant", "content": _text(told, f"history[{i}][1]")})
     answer = {"role": "assistant", "content": _text(value.get("output"), "output")}

@@ -50,19 +50,22 @@ def survey(rows: PackedRows, limit: int | None = None) -> Survey:
     The number of rows is that of full rows: packing leaves a few per cent of the places empty, more
     where documents are about as long as a row.
     """
-    tokens = targets = overlong = longest = seen = 0
+    tokens = targets = overlong = untargeted = longest = seen = 0
     place = ""
     for _, found in numbered_examples(rows, limit):
         if isinstance(found, DataError):
             raise found
         seen += 1
         is_overlong = len(found) > rows.tokens_per_row
+        untargeted += not found.num_targets
         overlong += is_overlong
-        if not is_overlong or rows.overlong == "split":
+        if found.num_targets and (not is_overlong or rows.overlong == "split"):
             tokens += len(found)
             targets += found.num_targets
         if len(found) > longest:
             longest, place = len(found), found.place
+    if untargeted == seen:
+        raise DataError("no document holds a token to learn: see qwell train inspect")
     if not tokens:
         raise DataError(f"every document is longer than a row of {rows.tokens_per_row:,} tokens")
     scale = len(rows.mixture) / seen

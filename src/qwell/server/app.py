@@ -20,7 +20,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp
 
 from qwell.server.auth import NOBODY, Gate, Tenant
@@ -48,6 +48,7 @@ from qwell.server.text_routes import apply_template, detokenize, tokenize, token
 READERS = 48
 """Requests read at the same time; the others wait for a thread."""
 JSON, TEXT = "application/json", "text/plain"
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,15 @@ class App:
 
     @cached_property
     def asgi(self) -> ASGIApp:
-        routes = [
-            Route(page.path, self._endpoint(page), methods=[page.method]) for page in self._pages
-        ]
-        routes.append(Route("/{path:path}", self._page_file, methods=["GET"]))
-        inner = Starlette(routes=routes, exception_handlers={HTTPException: _no_route})
+        rest = Route("/{path:path}", self._page_file, methods=_METHODS)
+        inner = Starlette(
+            routes=[*self._routes, rest], exception_handlers={HTTPException: _no_route}
+        )
         return Guard(inner, self.settings, self.gate, is_open=self._is_open, on_status=self._count)
+
+    @cached_property
+    def _routes(self) -> list[Route]:
+        return [Route(p.path, self._endpoint(p), methods=[p.method]) for p in self._pages]
 
     def _count(self, path: str, status: int) -> None:
         known = any(path == page.path for page in self._pages)
@@ -217,8 +221,14 @@ class App:
         }
 
     async def _page_file(self, request: Request) -> Response:
+        """A file of the page, or for what is left over why it is: no such path, or a path that
+        takes another method."""
         found = self._files.get(request.scope["path"])
-        return found or await _no_route(request, HTTPException(404))
+        if found and request.method in ("GET", "HEAD"):
+            return found
+        others = (route.matches(request.scope)[0] for route in self._routes)
+        is_known = found is not None or any(match != Match.NONE for match in others)
+        return await _no_route(request, HTTPException(405 if is_known else 404))
 
     async def _info(self, request: Request) -> Response:
         return json_response(tokenizer_info(self.served))

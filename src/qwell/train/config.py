@@ -9,11 +9,14 @@ from __future__ import annotations
 import ast
 import inspect
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from qwell.errors import UsageError
 
 Stage = Literal["pretrain", "sft"]
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The matrices of a layer that can get an adapter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,15 +75,7 @@ class TrainConfig:
     """rank of LoRA adapters; 0 trains every weight"""
     lora_alpha: float = 0.0
     """scale of the adapters; 0: twice the rank"""
-    lora_targets: tuple[str, ...] = (
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-    )
+    lora_targets: tuple[str, ...] = TARGETS
     """matrices of each layer that get an adapter; repeatable"""
     lora_embeddings: bool = False
     """train embedding and head as well, whole"""
@@ -107,6 +102,8 @@ class TrainConfig:
     """threads of this process; 0: as many cores as it may use"""
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            self._need(name, not isinstance(value, float) or isfinite(value), "a finite number")
         for name in ("context", "micro_batches", "max_skips", "keep_last"):
             self._need(name, getattr(self, name) >= 1, "at least 1")
         for name in _NOT_NEGATIVE:
@@ -117,11 +114,16 @@ class TrainConfig:
         self._need("decay_share", 0 < self.decay_share <= 1, "above 0 and at most 1")
         self._need("lr", self.lr > 0, "above 0: nothing would be learnt")
         self._need("eps", self.eps > 0, "above 0")
+        self._need("seed", abs(self.seed) < 2**63, "a number of 64 bits")
         self._need("lr_final", self.lr_final <= self.lr, f"at most lr, which is {self.lr:g}")
         self._need("steps", self.steps > 0 or self.epochs > 0, "above 0 unless epochs is")
         for name, allowed in choices(type(self)).items():
             value = getattr(self, name)
             self._need(name, value in allowed, f"one of {', '.join(allowed)}")
+        targets = self.lora_targets
+        is_known = bool(targets) and set(targets) <= set(TARGETS)
+        self._need("lora_targets", is_known, f"some of {', '.join(TARGETS)}")
+        self._need("lora_targets", len(set(targets)) == len(targets), "each of them once")
         if self.weights and len(self.weights) != len(self.data):
             raise UsageError(
                 f"{len(self.weights)} weights for {len(self.data)} data: give one for each"
@@ -161,6 +163,12 @@ class PretrainConfig(TrainConfig):
     """share of documents shown as fill-in-the-middle"""
     tokenizer: str = ""
     """folder or model whose tokenizer reads the text; needed when weights are new"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._need("rope_theta", self.rope_theta >= 0, "at least 0")
+        self._need("init_std", self.init_std >= 0, "at least 0")
+        self._need("fim_rate", 0 <= self.fim_rate <= 1, "a share from 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)

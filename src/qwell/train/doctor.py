@@ -30,6 +30,8 @@ LEAST_TRAVEL = 1e-5
 """Adam moves a weight by at most about the rate in a step; the weights of a model of this family
 are of the order of 0.02, so runs whose rates add up to less change nothing that can be seen."""
 GREATEST_LR = 0.02
+DEADLY = ("wrong record", "over-long row")
+"""Errors a run would meet again at that row, an over-long one unless overlong says to drop it."""
 LIMIT = 5000
 """Documents a check reads at most."""
 
@@ -41,18 +43,25 @@ def examine(config: PretrainConfig | SftConfig, *, is_quick: bool = False) -> li
     if not total and config.data and isinstance(config, SftConfig):
         with suppress(DataError):  # what is wrong with the rows is told with the row below
             total = steps_of(config, look(config)[1])
-    found = [*rates(config, total), *_data(config, is_quick)]
+    found = [*rates(config, total), *_adapter(config), *_data(config, is_quick)]
     return sorted(found, key=lambda finding: finding.level != "error")
 
 
-def refuse(findings: list[Finding]) -> None:
-    """Raises TrainingError for the first error."""
+def refuse(
+    findings: list[Finding],
+    advice: str = "see qwell train doctor, or start all the same with --ignore-doctor",
+) -> None:
+    """Raises TrainingError for the first error. What the run itself refuses, sooner or later, is
+    told first and cannot be ignored away."""
     errors = [finding for finding in findings if finding.level == "error"]
-    if errors:
-        raise TrainingError(
-            f"{errors[0].message} ({errors[0].name}); see qwell train doctor, or start all the "
-            "same with --ignore-doctor"
-        )
+    deadly = [finding for finding in errors if finding.name in DEADLY]
+    if deadly:
+        first, advice = deadly[0], "the run would end there, --ignore-doctor or not"
+    elif errors:
+        first = errors[0]
+    else:
+        return
+    raise TrainingError(f"{first.message} ({first.name}); {advice}")
 
 
 def report(findings: list[Finding]) -> str:
@@ -84,6 +93,16 @@ def rates(config: TrainConfig, total: int) -> Iterator[Finding]:
             f"the rates of all {total:,} steps add up to {travel:.1e}, no weight could move "
             "farther than that: raise --lr or --steps",
         )
+
+
+def _adapter(config: TrainConfig) -> Iterator[Finding]:
+    """The engine computes low-rank adapters alone; better known before a run than after."""
+    if config.lora_embeddings:
+        message = (
+            "qwell run, serve and merge take no adapter with whole embeddings: it is for PEFT, "
+            "over a folder of the model (qwell export MODEL FOLDER)"
+        )
+        yield Finding("adapter for PEFT alone", "warning", message)
 
 
 def _data(config: PretrainConfig | SftConfig, is_quick: bool) -> Iterator[Finding]:

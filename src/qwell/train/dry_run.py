@@ -86,6 +86,8 @@ def data_line(config: TrainConfig, counted: Survey) -> str:
     if counted.overlong:
         line += f"; {about}{counted.overlong:,} are longer, the longest {counted.longest:,} tokens"
         line += f" ({counted.longest_place})"
+        if isinstance(config, SftConfig) and config.overlong == "refuse":
+            line += ": the run refuses them unless you give --overlong drop or a larger --context"
     return line
 
 

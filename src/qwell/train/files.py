@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,26 @@ def writing(path: Path) -> Iterator[None]:
             full="make room and run the same command again, it goes on from the last checkpoint",
             refused="give a folder you can write with --out",
         ) from error
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Within, no other run works in `folder`, which is made. The kernel lets go of the lock when
+    the process ends, however it ends. Raises StorageError if another run is there."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        with suppress(OSError):  # BlockingIOError apart: a file system that knows no locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StorageError(
+                    f"another run is at work in {folder}: wait for its end, or give another --out"
+                ) from None
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -118,7 +118,8 @@ class Loop:
                 self.step()
                 if self._due(self.config.eval_every):
                     self.measure()
-                if self._due(self.config.save_every):
+                # The last checkpoint waits for the last measurement: it may be the best one.
+                if self._due(self.config.save_every) and self.at.step < self.total:
                     self.checkpoint()
                 # Signals reach processes at different times; all must stop at the same step.
                 if any(self.world.sum(stop.count)):

@@ -22,13 +22,14 @@ from qwell.checkpoint.appear import appearing_folder
 from qwell.checkpoint.mapped import read_object
 from qwell.checkpoint.safetensors import read_safetensors
 from qwell.checkpoint.save_folder import write_json
+from qwell.checkpoint.save_safetensors import write_safetensors
 from qwell.errors import CheckpointError, UnsupportedModelError, UsageError
 from qwell.train import functions
+from qwell.train.config import TARGETS
 from qwell.train.modules import Block, Decoder, Linear
 from qwell.train.packed import PackedLinear
-from qwell.train.weights import refuse_existing
+from qwell.train.weights import as_stored, refuse_existing
 
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 WHOLE = ("embed_tokens", "lm_head")
 _STEM = "base_model.model."
 
@@ -157,14 +158,12 @@ def save_adapter(folder: Path, decoder: Decoder, config: LoraConfig, *, base: st
     """Writes a new `folder` PEFT opens: adapter_config.json and adapter_model.safetensors.
 
     base: what the adapter belongs on (a name or a path). Raises UsageError if the folder exists,
-    StorageError if it cannot be written."""
-    from safetensors.torch import save_file
-
+    StorageError if it cannot be written, CheckpointError for a weight that is not finite."""
     refuse_existing(folder)
+    weights = [as_stored(name, tensor) for name, tensor in adapter_state(decoder).items()]
     with appearing_folder(folder, force=False, mark=CONFIG) as part:
         write_json(part / CONFIG, peft_config(config, base))
-        tensors = {name: t.contiguous() for name, t in adapter_state(decoder).items()}
-        save_file(tensors, part / WEIGHTS, metadata={"format": "pt"})
+        write_safetensors(part / WEIGHTS, weights, weights[0].dtype)
 
 
 def peft_config(config: LoraConfig, base: str) -> dict[str, Any]:

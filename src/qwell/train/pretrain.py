@@ -129,6 +129,11 @@ def model_config(config: PretrainConfig) -> ModelConfig | None:
             f"there is no model: give --model with a size ({', '.join(SIZES)}), a config.json, or "
             "a model to go on from"
         )
+    if config.lora_rank:
+        raise UsageError(
+            "LoRA learns beside weights that are there, but these are new: leave out --lora-rank, "
+            "or give --model with a model to go on from"
+        )
     theta = config.rope_theta or shape.rope_theta
     longest = max(config.context, shape.max_position_embeddings)
     return replace(shape, rope_theta=theta, max_position_embeddings=longest)

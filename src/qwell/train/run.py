@@ -12,7 +12,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,13 +26,16 @@ from qwell.data.rows import RowSource
 from qwell.errors import UsageError
 from qwell.train.config import TrainConfig
 from qwell.train.cost import Cost, measured_peak
-from qwell.train.files import write_whole
+from qwell.train.files import alone, write_whole
 from qwell.train.logs import JsonLog, Screen, TensorBoard, Watcher
 from qwell.train.loop import Evaluate, Event, Loop, Objective, Optimizer
 from qwell.train.modules import Decoder
 from qwell.train.run_checkpoint import RunCheckpoints, Saved
 from qwell.train.snapshot import Keep, check_same, fingerprint, mix, restore
 from qwell.train.world import World, copy_into, full, join, shard
+
+MODEL, ADAPTER = "model", "adapter"
+"""What a run leaves in its folder when it is done, one or the other."""
 
 
 class Source(RowSource, Protocol):
@@ -80,13 +83,15 @@ Build = Callable[[World], Parts]
 
 def run(config: TrainConfig, build: Build) -> Result:
     """Runs, or goes on with, the run in config.out. Raises what its parts raise; StorageError
-    before anything is computed if the folder cannot be written."""
-    with join() as world:
+    before anything is computed if the folder cannot be written or another run is in it."""
+    out = Path(config.out)
+    with join() as world, alone(out) if world.is_first else nullcontext():
         check_world(config, world)
         set_threads(config, world)
-        out = Path(config.out)
         checkpoints = RunCheckpoints(out / "checkpoints", config.keep_last, config.keep_best)
         if world.is_first:
+            if not checkpoints.steps():
+                check_free(out)
             checkpoints.prepare()
         world.wait()
         seed_all(config.seed, world)
@@ -189,6 +194,20 @@ class _Meter:
             event = {**event, **speed, "epoch": self._source.epoch}
         for watcher in self.watchers:
             watcher(event)
+
+
+def check_free(out: Path) -> None:
+    """Raises UsageError if what a new run leaves in `out` would replace something: only what an
+    earlier end of the same run left is replaced."""
+    for name in (MODEL, ADAPTER):
+        for path in (out / f"{name}{suffix}" for suffix in ("", ".new", ".old")):
+            if path.is_dir() and not any(path.iterdir()):
+                continue
+            if path.exists() or path.is_symlink():
+                raise UsageError(
+                    f"{path} is there but no checkpoint of this run: the run would replace it; "
+                    "move it away, or give another --out"
+                )
 
 
 def check_world(config: TrainConfig, world: World) -> None:

@@ -73,12 +73,15 @@ class RunCheckpoints:
             probe.write_bytes(b"qwell")
             probe.unlink()
             for left in self.folder.glob("*.tmp"):
-                shutil.rmtree(left)
+                if left.is_dir():
+                    shutil.rmtree(left)
+                else:  # the probe of a process that was killed
+                    left.unlink(missing_ok=True)
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that stand, newest first."""
-        names = (path.name for path in self.folder.glob("step-*") if path.suffix != ".tmp")
-        return sorted((int(name.removeprefix("step-")) for name in names), reverse=True)
+        numbers = (path.name.removeprefix("step-") for path in self.folder.glob("step-*"))
+        return sorted((int(number) for number in numbers if number.isdecimal()), reverse=True)
 
     def path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"

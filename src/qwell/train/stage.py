@@ -25,11 +25,10 @@ from qwell.train.lora import LoraConfig, add_lora, save_adapter
 from qwell.train.modules import Decoder
 from qwell.train.objectives import NextToken
 from qwell.train.optim import AdamW, AdamWConfig
-from qwell.train.run import Parts
+from qwell.train.run import ADAPTER, MODEL, Parts
 from qwell.train.weights import save_folder
 
 DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
-MODEL, ADAPTER = "model", "adapter"
 COUNTED = 20_000
 """Documents encoded to find the steps of an epoch; larger sets are scaled up."""
 

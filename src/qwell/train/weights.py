@@ -20,6 +20,7 @@ from torch import Tensor
 from qwell.checkpoint import Checkpoint, open_checkpoint
 from qwell.checkpoint import tensor as stored
 from qwell.checkpoint.appear import appearing_folder
+from qwell.checkpoint.blocks import FORMATS
 from qwell.checkpoint.names import EMBEDDING, HEAD
 from qwell.checkpoint.save_folder import hf_config, hf_generation, write_json
 from qwell.checkpoint.save_safetensors import write_shards
@@ -105,6 +106,9 @@ def decoder_of(
     if packed is not None:
         pack_linears(decoder.model.layers, "model.layers", tensors, packed)
         note += f", layers packed as {packed}"
+        matrices = (t for n, t in tensors.items() if "layers" in n and len(t.shape) == 2)
+        if packed == "file" and any(FORMATS[t.dtype].codes is None for t in matrices):
+            note += ", those the file holds in floats as int8"
     with torch.no_grad():
         for name, parameter in decoder.named_parameters():
             source = tensors[EMBEDDING if name == HEAD and HEAD not in tensors else name]
@@ -198,12 +202,13 @@ def _stored(decoder: Decoder) -> dict[str, stored.Tensor]:
     """Every tensor the folder holds, by checkpoint name, over the parameters' own bytes; a tied
     head is not one."""
     return {
-        name: stored.Tensor(name, _DTYPES[p.dtype].upper(), tuple(p.shape), _bytes(p))
+        name: as_stored(name, p)
         for name, p in decoder.named_parameters()  # gives a shared parameter once
     }
 
 
-def _bytes(parameter: Tensor) -> NDArray[np.uint8]:
-    flat = parameter.detach().cpu().contiguous().reshape(-1)
-    found: NDArray[np.uint8] = flat.view(torch.uint8).numpy()
-    return found
+def as_stored(name: str, tensor: Tensor) -> stored.Tensor:
+    """A tensor the checkpoint room can write, over the same bytes."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    data: NDArray[np.uint8] = flat.view(torch.uint8).numpy()
+    return stored.Tensor(name, _DTYPES[tensor.dtype].upper(), tuple(tensor.shape), data)

@@ -119,15 +119,16 @@ def joined(state: Tensor, parameter: Tensor) -> Tensor:
     """The whole of a flat state [numbers of this process's part of `parameter`]. Collective."""
     if not isinstance(parameter, DTensor):
         return state
+    wide = state.to(torch.int32) if state.dtype == torch.int16 else state  # gloo knows no int16
     part = DTensor.from_local(
-        state.view(parameter.to_local().shape),
+        wide.view(parameter.to_local().shape),
         parameter.device_mesh,
         parameter.placements,
         run_check=False,
         shape=parameter.shape,
         stride=parameter.stride(),
     )
-    return part.full_tensor().reshape(-1)
+    return part.full_tensor().reshape(-1).to(state.dtype)
 
 
 def cut(state: Tensor, parameter: Tensor) -> Tensor:
