@@ -107,6 +107,13 @@ def test_model_without_a_usable_template(
     assert_refused(run("run", make(Path("bad")), "Hi"), TEXT, "template")
 
 
+def test_a_batch_is_not_written_over_what_is_read(run: Run) -> None:
+    Path("notes.txt").write_text("{}\n")
+    Path("held").symlink_to("notes.txt")
+    assert_refused(run("batch", "notes.txt", "held", "--model", "m"), USAGE, "held")
+    assert Path("notes.txt").read_text() == "{}\n"
+
+
 OPTIONS: list[tuple[list[str], int, str]] = [
     (["--temperature", "-1"], USAGE, "temperature"),
     (["--temperature", "nan"], USAGE, "temperature"),

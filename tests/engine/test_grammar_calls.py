@@ -9,6 +9,7 @@ import pytest
 
 from qwell.engine.grammar import GrammarCompiler
 from qwell.engine.grammar_spec import GrammarSpec
+from qwell.engine.lark import MAX_CALLS
 from qwell.text.tool_request import ToolChoice, ToolSpec
 from qwell.text.tools import parse_tool_calls
 from tests.engine import random_reply as random
@@ -50,6 +51,12 @@ def test_tool_calls(
         assert takes(compiler.compile(spec), text), text
     for text in misfits:
         assert not takes(compiler.compile(spec), text), text
+
+
+def test_a_reply_that_has_to_call_comes_to_an_end(compiler: GrammarCompiler) -> None:
+    spec = tools_spec(ToolChoice("required"))
+    assert takes(compiler.compile(spec), "\n".join([CLOCK] * MAX_CALLS))
+    assert not takes(compiler.compile(spec), "\n".join([CLOCK] * (MAX_CALLS + 1)))
 
 
 def test_free_text_spells_no_call_by_other_tokens(compiler: GrammarCompiler) -> None:

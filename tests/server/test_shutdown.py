@@ -167,6 +167,14 @@ def test_sigterm_lets_running_replies_end(start: Start) -> None:
     assert server.end() == 0
 
 
+def test_nothing_is_left_to_complain_of(start: Start) -> None:
+    server = start()
+    server.stream(3).read()
+    server.signal(signal.SIGINT)
+    assert server.end() == 0
+    assert server.process.stderr and "leak" not in server.process.stderr.read()
+
+
 def wait_until_not_ready(server: Running) -> None:
     end = time.monotonic() + 2
     while server.get("/ready")[0] == 200:

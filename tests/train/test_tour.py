@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from qwell.errors import UsageError
 from qwell.train.logs import read_log
 from qwell.train.tour import tour
 from qwell.train.tour_config import TourConfig, model_config
@@ -43,6 +44,15 @@ def test_a_small_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert stage == "sft" or events[-1]["step"] == 40
     said.clear()
     assert tour(replace(config, layers=1), said.append) == report and said == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("hidden_size", 100), ("hidden_size", 0), ("pretrain_minutes", -1.0), ("layers", 0)],
+)
+def test_sizes_no_tour_can_have(name: str, value: float) -> None:
+    with pytest.raises(UsageError, match=name):
+        TourConfig(**{name: value})
 
 
 def test_questions_about_modules(tmp_path: Path) -> None:

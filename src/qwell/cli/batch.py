@@ -6,7 +6,7 @@ from pathlib import Path
 
 from qwell.cli.opening import open_model, read_template
 from qwell.cli.terminal import Progress, note
-from qwell.errors import NotFoundError
+from qwell.errors import NotFoundError, UsageError
 
 
 def batch(
@@ -25,6 +25,8 @@ def batch(
     """Writes a line to `target` for every request of `source` that has none there yet."""
     if not Path(source).is_file():
         raise NotFoundError(f"{source} is no file: give one in OpenAI's batch format")
+    if Path(target).exists() and Path(target).samefile(source):
+        raise UsageError(f"{target} is what is read: give another file for the replies")
     template = None if chat_template is None else read_template(chat_template)
     from qwell.engine.jobs import Limits
     from qwell.engine.memory import Room

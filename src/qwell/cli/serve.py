@@ -103,7 +103,10 @@ def _serve(
         note(line)
     gc.collect()
     gc.freeze()  # what is loaded stays: looking through it again and again would stop streams
-    Server(app, sock, note).run_here()
+    try:
+        Server(app, sock, note).run_here()
+    finally:
+        gc.unfreeze()  # or the model would outlive the interpreter, which complains of that
 
 
 def memory_ceiling(llm: LLM) -> float | None:

@@ -4,8 +4,8 @@ A call has the form of the chat template, to the last space:
 
     <tool_call>\\n{"name": "f", "arguments": {...}}\\n</tool_call>
 
-so all but the choice of the tool and its arguments is forced. Several calls stand on lines of
-their own.
+so all but the choice of the tool and its arguments is forced. Several calls, at most MAX_CALLS of
+them, stand on lines of their own.
 """
 
 from __future__ import annotations
@@ -67,9 +67,12 @@ def tools_grammar(source: str, special: Collection[str]) -> str:
     return "\n".join(lines)
 
 
+MAX_CALLS = 64
+"""Of a reply that has to call: a small model that may go on for ever does."""
+
 _START = {
     (False, False): "call",
-    (False, True): 'call ("\\n" call)*',
+    (False, True): f'call ("\\n" call){{0,{MAX_CALLS - 1}}}',
     (True, False): "TEXT call?",
     (True, True): "TEXT (call TEXT)*",
 }

@@ -110,6 +110,12 @@ class Loop:
         Raises TrainingError when the guard gives up."""
         gc.collect()
         gc.freeze()  # what is loaded stays: a step makes enough objects to have it all walked again
+        try:
+            return self._run()
+        finally:
+            gc.unfreeze()
+
+    def _run(self) -> bool:
         with stop_asked() as stop:
             self.model.train()
             if self.at.step == 0:  # what the stage starts from

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from qwell.config import ModelConfig
+from qwell.errors import UsageError
 from qwell.train.config import PretrainConfig, SftConfig
 
 HEAD = 32
 """Numbers of an attention head."""
 CONTEXT = 1024
 """Tokens a model of the tour is asked to look back on; pieces of training text are as long."""
+
+
+_COUNTS = ("corpus_bytes", "held_out_bytes", "layers", "rows_per_task", "tests_per_task")
+_LEAST = {"pretrain_minutes": 0.1, "sft_minutes": 0.1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +55,14 @@ class TourConfig:
     """of weights, orders and tasks"""
     threads: int = 0
     """0: as many cores as this process may use"""
+
+    def __post_init__(self) -> None:
+        if self.hidden_size < 64 or self.hidden_size % 64:
+            raise UsageError(f"hidden_size is {self.hidden_size}: give a multiple of 64")
+        for name in ("pretrain_minutes", "sft_minutes", *_COUNTS):
+            value, least = getattr(self, name), _LEAST.get(name, 1)
+            if not least <= value < math.inf:
+                raise UsageError(f"{name} is {value:g}: give at least {least}")
 
 
 def model_config(config: TourConfig) -> ModelConfig:
