@@ -144,6 +144,36 @@ def test_what_is_not_computed_is_named(key: str, value: Any, tmp_path: Path) -> 
     refused(write_peft(tmp_path / "a", RAW, **{key: value}), key, "adapter_config.json")
 
 
+def whole_matrices(*names: str, seed: int = 0) -> dict[str, Any]:
+    """An adapter's factors, and a matrix of the embedding's size under each of `names`."""
+    rng = np.random.default_rng(seed)
+    size = RAW["vocab_size"], RAW["hidden_size"]
+    found = {f"base_model.model.{n}.weight": rng.standard_normal(size, np.float32) for n in names}
+    return factors(RAW, 4) | found
+
+
+def test_whole_embeddings_are_for_merging(tmp_path: Path) -> None:
+    both = "model.embed_tokens", "lm_head"
+    how: dict[str, Any] = {"modules_to_save": ["embed_tokens", "lm_head"]}
+    folder = write_peft(tmp_path / "a", RAW, tensors=whole_matrices(*both), **how)
+    refused(folder, "modules_to_save", "qwell merge")
+    whole = open_adapter(folder, CONFIG, to_merge=True).whole
+    assert list(whole) == ["model.embed_tokens.weight", "lm_head.weight"]
+    tied = ModelConfig.from_dict(RAW | {"tie_word_embeddings": True})
+    with pytest.raises(UnsupportedModelError, match="ties its embedding"):  # two that differ
+        open_adapter(folder, tied, to_merge=True)
+    for tensors in (whole_matrices("lm_head"), factors(RAW, 4)):
+        folder = write_peft(tmp_path / "b", RAW, tensors=tensors, **how)
+        with pytest.raises(CheckpointError, match="is missing"):
+            open_adapter(folder, CONFIG, to_merge=True)
+    folder = write_peft(tmp_path / "c", RAW, modules_to_save=["score"])
+    with pytest.raises(UnsupportedModelError, match="score"):
+        open_adapter(folder, CONFIG, to_merge=True)
+    folder = write_peft(tmp_path / "d", RAW, tensors=whole_matrices("lm_head"))
+    with pytest.raises(UnsupportedModelError, match="lm_head"):  # its config does not say so
+        open_adapter(folder, CONFIG, to_merge=True)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("r", 0), ("r", "8"), ("r", None), ("lora_alpha", float(-1)), ("r", True), ("r", 5000)],

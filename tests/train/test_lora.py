@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from qwell.checkpoint import merged, open_adapter, open_checkpoint
 from qwell.errors import CheckpointError
 from qwell.train.lora import LoraConfig, add_lora, load_adapter, merge_lora, save_adapter
 from qwell.train.losses import cross_entropy
@@ -108,3 +109,22 @@ def test_merged_equals_unmerged() -> None:
         after = ours(rows.batch())
     assert set(ours.state_dict()) == set(init_decoder(make_config(), seed=0).state_dict())
     assert 0 < (after - before).abs().max() <= 1e-5 * before.abs().max()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_whole_embeddings_are_merged(tmp_path: Path, tied: bool) -> None:
+    """What the base install merges is what training holds, embedding and head included."""
+    lora = LoraConfig(rank=4, alpha=8, train_embeddings=True)
+    ours = adapted(config=lora, tie_word_embeddings=tied)
+    base = init_decoder(make_config(tie_word_embeddings=tied), seed=0)
+    with torch.no_grad():
+        ours.model.embed_tokens.weight.add_(1)
+    save_folder(tmp_path / "base", base)
+    save_adapter(tmp_path / "a", ours, lora, base="x")
+    found = open_checkpoint(tmp_path / "base")
+    whole = merged(found.tensors, open_adapter(tmp_path / "a", found.config, to_merge=True))
+    merge_lora(ours)
+    wanted = dict(ours.named_parameters())
+    assert set(whole) == set(wanted) and ("lm_head.weight" in whole) is not tied
+    for name, tensor in whole.items():
+        torch.testing.assert_close(torch.from_numpy(tensor.float32()), wanted[name].detach())

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from qwell.checkpoint.adapter import Adapter, Lora, merged, open_adapter
+from qwell.checkpoint.adapter import Adapter, Lora, open_adapter
 from qwell.checkpoint.encode import Source
 from qwell.checkpoint.folder import PICKLES, open_folder, refuse_pickle
 from qwell.checkpoint.gguf_model import open_gguf
+from qwell.checkpoint.merge import merged
 from qwell.checkpoint.save_adapter import write_adapter
 from qwell.checkpoint.save_folder import write_hf
 from qwell.checkpoint.save_gguf import write_gguf

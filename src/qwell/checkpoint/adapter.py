@@ -1,9 +1,9 @@
 """A low-rank adapter in PEFT's layout: adapter_config.json and adapter_model.safetensors.
 
 A linear y = W x (+ b) of the model becomes y + scale * B (A x), with A [r, in] and B [out, r]
-(LoRA, arXiv:2106.09685); scale is alpha / r, or alpha / sqrt(r) (rsLoRA, arXiv:2312.03732). What
-would compute something else (DoRA, biases, whole modules beside it) is refused by name, and so is
-every key this page does not know.
+(LoRA, arXiv:2106.09685); scale is alpha / r, or alpha / sqrt(r) (rsLoRA, arXiv:2312.03732). Whole
+embeddings beside it are taken where it is merged. What would compute something else (DoRA, biases,
+other modules) is refused by name, and so is every key this page does not know.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import sqrt
 from pathlib import Path
@@ -20,10 +20,9 @@ from typing import Any
 import numpy as np
 
 from qwell.checkpoint.blocks import Bytes, Floats
-from qwell.checkpoint.encode import Source
 from qwell.checkpoint.folder import PICKLES, refuse_pickle
 from qwell.checkpoint.mapped import map_file, quoted, read_object
-from qwell.checkpoint.names import expected
+from qwell.checkpoint.names import EMBEDDING, HEAD, expected
 from qwell.checkpoint.safetensors import read_safetensors
 from qwell.checkpoint.tensor import Tensor, check_finite
 from qwell.config import ModelConfig
@@ -31,6 +30,8 @@ from qwell.errors import CheckpointError, NotFoundError, UnsupportedModelError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MAX_RANK = 4096
+WHOLE = {"embed_tokens": EMBEDDING, "lm_head": HEAD}
+"""What PEFT's modules_to_save may name, and the tensor it is."""
 _PREFIX = "base_model.model."
 
 _INERT = {
@@ -92,6 +93,8 @@ class Adapter:
     folder: Path
     loras: Mapping[str, Lora]
     """By the linear, as in model.layers.0.self_attn.q_proj; in the order of the model."""
+    whole: Mapping[str, Tensor] = field(default_factory=dict)
+    """By name, what takes the place of the model's embedding and head."""
 
     @cached_property
     def id(self) -> str:
@@ -106,8 +109,9 @@ class Adapter:
         return sum(len(lora.a.data) + len(lora.b.tensor.data) for lora in self.loras.values())
 
 
-def open_adapter(folder: Path, config: ModelConfig) -> Adapter:
-    """Opens the adapter in `folder` for a model of this config.
+def open_adapter(folder: Path, config: ModelConfig, *, to_merge: bool = False) -> Adapter:
+    """Opens the adapter in `folder` for a model of this config. Whole embeddings are taken only
+    `to_merge`.
 
     Raises NotFoundError, CheckpointError (damaged, or of another model), UnsupportedModelError
     for what qwell does not compute."""
@@ -118,13 +122,33 @@ def open_adapter(folder: Path, config: ModelConfig) -> Adapter:
         for pickle in (child for child in folder.iterdir() if child.name.endswith(PICKLES)):
             refuse_pickle(pickle)
         raise NotFoundError(f"{folder}: there is no {WEIGHTS}; give the folder of a PEFT adapter")
-    rules = _Rules(read_object(path), path)
+    rules = _Rules(read_object(path), path, to_merge=to_merge)
+    found = read_safetensors(folder / WEIGHTS)
+    whole = {name: _whole(found, name, config) for name in rules.whole}
+    if config.tie_word_embeddings and whole:
+        _check_tied(whole, folder / WEIGHTS)
     shapes = {
         name.removesuffix(".weight"): (shape[0], shape[1])
         for name, shape in expected(config)
         if name.startswith("model.layers.") and len(shape) == 2
     }
-    return Adapter(folder, _loras(read_safetensors(folder / WEIGHTS), rules, shapes))
+    return Adapter(folder, _loras(found, rules, shapes), whole)
+
+
+def _whole(found: dict[str, Tensor], name: str, config: ModelConfig) -> Tensor:
+    """Takes a whole matrix [vocab_size, hidden_size] out of `found`."""
+    shape = config.vocab_size, config.hidden_size
+    return _checked(found.pop(_PREFIX + name, None), _PREFIX + name, shape)
+
+
+def _check_tied(whole: Mapping[str, Tensor], path: Path) -> None:
+    """One matrix under two names must be learnt as one."""
+    matrices = [tensor.data for tensor in whole.values()]
+    if len(matrices) < 2 or not np.array_equal(matrices[0], matrices[1]):
+        raise UnsupportedModelError(
+            f"{path}: the model ties its embedding and head, the adapter has another matrix for "
+            "each; merge it with PEFT and give the merged model"
+        )
 
 
 def _loras(
@@ -165,7 +189,10 @@ def _check_names(found: Mapping[str, Tensor], shapes: Mapping[str, object]) -> N
 
 def _factor(found: Mapping[str, Tensor], module: str, which: str, shape: tuple[int, int]) -> Tensor:
     name = f"{_PREFIX}{module}.{which}.weight"
-    tensor = found.get(name)
+    return _checked(found.get(name), name, shape)
+
+
+def _checked(tensor: Tensor | None, name: str, shape: tuple[int, int]) -> Tensor:
     if tensor is None:
         raise CheckpointError(f"tensor {name} is missing; the adapter is cut, fetch it again")
     if tensor.shape != shape:
@@ -180,9 +207,10 @@ def _factor(found: Mapping[str, Tensor], module: str, which: str, shape: tuple[i
 class _Rules:
     """adapter_config.json: rank and scale of each linear."""
 
-    def __init__(self, raw: Mapping[str, Any], path: Path) -> None:
+    def __init__(self, raw: Mapping[str, Any], path: Path, *, to_merge: bool) -> None:
         self.raw, self.path = raw, path
-        self._refuse_foreign()
+        self.whole = self._whole() if to_merge else ()
+        self._refuse_foreign(to_merge)
         self.patterns = {key: self._patterns(key) for key in ("rank_pattern", "alpha_pattern")}
         self._number("r", raw.get("r"))
         self._number("lora_alpha", raw.get("lora_alpha"))
@@ -236,12 +264,27 @@ class _Rules:
             )
         return float(value)
 
-    def _refuse_foreign(self) -> None:
+    def _whole(self) -> tuple[str, ...]:
+        """Names of the tensors that the adapter replaces."""
+        modules = self.raw.get("modules_to_save") or []
+        if not isinstance(modules, list) or not set(map(str, modules)) <= WHOLE.keys():
+            raise UnsupportedModelError(
+                f"{self.path}: modules_to_save = {quoted(str(modules))} is not supported; qwell "
+                f"merges {' and '.join(WHOLE)}"
+            )
+        return tuple(name for module, name in WHOLE.items() if module in modules)
+
+    def _refuse_foreign(self, to_merge: bool) -> None:
         raw = self.raw
         if raw.get("peft_type") != "LORA":
             kind = quoted(str(raw.get("peft_type")))
             raise UnsupportedModelError(f"{self.path}: peft_type is {kind}; qwell runs LORA")
         wrong = {key: value for key, value in raw.items() if value and key not in _INERT | _READ}
+        if wrong.pop("modules_to_save", None) and not to_merge:
+            raise UnsupportedModelError(
+                f"{self.path}: the adapter has whole modules beside it (modules_to_save): write "
+                "the merged model with `qwell merge`, and give that"
+            )
         if raw.get("bias", "none") != "none":
             wrong["bias"] = raw["bias"]
         if raw.get("init_lora_weights") not in _INITS:
@@ -258,36 +301,3 @@ def _fits(pattern: str, module: str) -> bool:
     if pattern.startswith("^"):
         return module == pattern[1:]
     return module == pattern or module.endswith(f".{pattern}")
-
-
-@dataclass(frozen=True, eq=False)
-class Merged:
-    """A matrix with its adapter in it: W + B A, in float32."""
-
-    base: Source
-    lora: Lora
-
-    @property
-    def name(self) -> str:
-        return self.base.name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.base.shape
-
-    @property
-    def dtype(self) -> str:
-        return "F32"
-
-    def float32(self, start: int = 0, stop: int | None = None) -> Floats:
-        change: Floats = self.lora.b.float32(start, stop) @ self.lora.a.float32()
-        return self.base.float32(start, stop) + change
-
-
-def merged(tensors: Mapping[str, Source], adapter: Adapter) -> dict[str, Source]:
-    """The model's weights with the adapter in them; nothing is computed before it is asked for."""
-    return {
-        name: Merged(tensor, adapter.loras[module]) if module in adapter.loras else tensor
-        for name, tensor in tensors.items()
-        for module in (name.removesuffix(".weight"),)
-    }

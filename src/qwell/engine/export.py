@@ -84,7 +84,7 @@ def _parts(model: str, adapter: str | Path | None) -> _Parts:
     tensors: Mapping[str, Source] = checkpoint.tensors
     if adapter is not None:
         folder = Path(adapter).expanduser()
-        tensors = merged(tensors, open_adapter(folder, checkpoint.config))
+        tensors = merged(tensors, open_adapter(folder, checkpoint.config, to_merge=True))
     name = resolved.name if resolved.entry else Path(resolved.name).name
     return _Parts(name, checkpoint, tensors)
 

@@ -99,10 +99,10 @@ def _adapter(config: TrainConfig) -> Iterator[Finding]:
     """The engine computes low-rank adapters alone; better known before a run than after."""
     if config.lora_embeddings:
         message = (
-            "qwell run, serve and merge take no adapter with whole embeddings: it is for PEFT, "
-            "over a folder of the model (qwell export MODEL FOLDER)"
+            "qwell run and serve take no adapter with whole embeddings: write the merged model "
+            "with qwell merge, and give that"
         )
-        yield Finding("adapter for PEFT alone", "warning", message)
+        yield Finding("adapter to be merged", "warning", message)
 
 
 def _data(config: PretrainConfig | SftConfig, is_quick: bool) -> Iterator[Finding]:
