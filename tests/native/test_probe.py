@@ -13,6 +13,7 @@ from qwell.native import probe
 from qwell.native.probe import METHODS, Ceilings, Probe, measure
 
 SMALL = 16 << 20
+LARGE = 512 << 20
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +32,13 @@ def test_relations(found: Ceilings) -> None:
     assert found.seconds < 60
 
 
-def test_two_threads_read_no_slower_than_one(found: Ceilings) -> None:
-    """On one core, or beside a busy neighbour, they are no faster either."""
-    ratios = [found.read_gb_per_s_best_pass / found.read_gb_per_s_one_thread_best_pass]
-    for _ in range(5):
-        if max(ratios) >= 0.8:
-            break
-        again = Probe(2, buffer_bytes=SMALL).measure()
-        ratios.append(again.read_gb_per_s_best_pass / again.read_gb_per_s_one_thread_best_pass)
+def test_two_threads_read_no_slower_than_one() -> None:
+    """On one core, or beside a busy neighbour, they are no faster either. The buffer fits into no
+    cache: where cores share none, one of them would find it all in its own."""
+    ratios: list[float] = []
+    while len(ratios) < 6 and max(ratios, default=0) < 0.8:
+        found = Probe(2, buffer_bytes=LARGE).measure()
+        ratios.append(found.read_gb_per_s_best_pass / found.read_gb_per_s_one_thread_best_pass)
     assert max(ratios) >= 0.8
 
 
