@@ -39,7 +39,8 @@ KeyCentre KvCache::centre(int layer, int head) const {
 
 uint8_t* KvCache::at(int layer, int page, int head) const {
   const int first = page / kTogether * kTogether, together = std::min(kTogether, pages - first);
-  const int64_t index = (int64_t(first) * shape.layers + layer * together) * shape.kv_heads + head * together + page - first;
+  const int64_t index =
+      (int64_t(first) * shape.layers + layer * together) * shape.kv_heads + head * together + page - first;
   return memory.data() + index * kv_page_bytes(shape.head_dim, int8);
 }
 
