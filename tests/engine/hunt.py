@@ -305,10 +305,13 @@ def _lasting(completion: Completion) -> Completion:
     return replace(completion, timings=Timings(), usage=usage)
 
 
+_SPIN = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: sum(range(10**6))"
+
+
 @contextmanager
 def neighbours(number: int) -> Iterator[None]:
-    """So many processes that spin meanwhile."""
-    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
+    """So many processes that spin meanwhile; if this one is killed, they end."""
+    spinning = [subprocess.Popen([sys.executable, "-c", _SPIN]) for _ in range(number)]
     try:
         yield
     finally:
