@@ -89,7 +89,6 @@ class TrainKernels {
     for (size_t i = 0; i < sums.size(); i++) at<float>(grad_weight)[i % n] += sums[i];
   }
 
-  // from_wide: x is float32; to_wide: y is.
   void rope(Address x, Address cos, Address sin, Address y, int64_t rows, int heads, int half, float sign) {
     const int64_t width = int64_t(heads) * half * 2;
     deal(rows, 1, [=, this](int, int64_t lo, int64_t hi) {

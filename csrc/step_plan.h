@@ -71,14 +71,17 @@ struct Program::Step {
   // heads by turns: who takes the next item finds its first page asked for by the part before.
   void add_items(Item item, const Shape& shape) {
     const int parts = batch.positions[item.row] / kPart + 1, first = int(splits.size());
-    const bool whole = item.rows > 1 || parts == 1;
-    for (int head = 0; head < shape.kv_heads && !whole; head++) {
+    if (item.rows > 1 || parts == 1) {
+      for (item.head = 0; item.head < shape.kv_heads; item.head++) items.push_back(item);
+      return;
+    }
+    for (int head = 0; head < shape.kv_heads; head++) {
       splits.push_back({parts, int64_t(partials.size())});
       partials.resize(partials.size() + partial_step(shape) * parts);
     }
-    for (int part = 0; part < (whole ? 1 : parts); part++)
+    for (item.part = 0; item.part < parts; item.part++)
       for (item.head = 0; item.head < shape.kv_heads; item.head++) {
-        if (!whole) item.part = part, item.split = first + item.head;
+        item.split = first + item.head;
         items.push_back(item);
       }
   }

@@ -15,9 +15,8 @@ HEAD = 32
 CONTEXT = 1024
 """Tokens a model of the tour is asked to look back on; pieces of training text are as long."""
 
-
 _COUNTS = ("corpus_bytes", "held_out_bytes", "layers", "rows_per_task", "tests_per_task")
-_LEAST = {"pretrain_minutes": 0.1, "sft_minutes": 0.1}
+_LEAST = {"pretrain_minutes": 0.1, "sft_minutes": 0.1} | dict.fromkeys(_COUNTS, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +58,8 @@ class TourConfig:
     def __post_init__(self) -> None:
         if self.hidden_size < 64 or self.hidden_size % 64:
             raise UsageError(f"hidden_size is {self.hidden_size}: give a multiple of 64")
-        for name in ("pretrain_minutes", "sft_minutes", *_COUNTS):
-            value, least = getattr(self, name), _LEAST.get(name, 1)
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
             if not least <= value < math.inf:
                 raise UsageError(f"{name} is {value:g}: give at least {least}")
 
