@@ -48,7 +48,7 @@ void gather_integer(const uint8_t* panel, int k, int column, float* out) {
     const int inside = i % L::inputs, group = inside / T::group;
     float scale = half_at(block + L::scale + 2 * column), min = 0;
     if (T::kSuper) scale *= float(int8_t(block[L::sub_scale + group * kPanel + column]));
-    const int u = stored<F>(block + inside / kGroup * L::group_bytes, inside % kGroup, column);
+    const int u = stored<F>(block + L::codes + inside / kGroup * L::group_bytes, inside % kGroup, column);
     out[i] = scale * float(u - T::zero);
     if (T::mins) {
       min = half_at(block + L::min + 2 * column);

@@ -6,13 +6,13 @@
 //
 // Integer formats, one block (32 or 256 of k), all little-endian, every part 64-byte aligned:
 //
-//   for each 32 of k:
-//     4-bit part   half 0: 4 lines of 64 bytes, half 1: 4 lines    (a half is 16 columns)
-//     1 or 2 more bits per weight: half 0, half 1                  (5 and 6-bit formats)
 //   scale          f16[32]                one per column
 //   min            f16[32]                formats with minima
 //   sub-scales     i8[groups][32]         256-blocks: weight scale = scale * sub-scale
 //   sub-minima     i8[groups][32]         256-blocks with minima
+//   for each 32 of k:
+//     4-bit part   half 0: 4 lines of 64 bytes, half 1: 4 lines    (a half is 16 columns)
+//     1 or 2 more bits per weight: half 0, half 1                  (5 and 6-bit formats)
 //
 // A line holds 16 columns x 4 of k, the operand of one 4-way dot product: byte 4c + j of line i is
 // column c, in the low nibble k = 4i + j, in the high nibble k = 16 + 4i + j. "Row r" below means
@@ -98,13 +98,14 @@ struct Block {
   using T = Traits<F>;
   static constexpr int inputs = T::kBlock;
   static constexpr int group_bytes = kPanel * kGroup * T::bits / 8;  // weights of 32 inputs
-  static constexpr int high = kPanel * kGroup / 2;                   // after the 4-bit part
-  static constexpr int scale = group_bytes * (inputs / kGroup);
+  static constexpr int high = kPanel * kGroup / 2;                   // after the 4-bit part of these
+  static constexpr int scale = 0;
   static constexpr int min = scale + 2 * kPanel;
   static constexpr int sub_scale = min + (T::mins ? 2 * kPanel : 0);
   static constexpr int groups = inputs / T::group;
   static constexpr int sub_min = sub_scale + (T::kSuper ? groups * kPanel : 0);
-  static constexpr int bytes = sub_min + (T::kSuper && T::mins ? groups * kPanel : 0);
+  static constexpr int codes = sub_min + (T::kSuper && T::mins ? groups * kPanel : 0);
+  static constexpr int bytes = codes + group_bytes * (inputs / kGroup);
 };
 static_assert(Block<Format::Q4_0>::bytes == 576);   // 4.50 bits a weight, as in the file
 static_assert(Block<Format::Q4_1>::bytes == 640);   // 5.00

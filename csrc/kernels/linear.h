@@ -70,9 +70,11 @@ template <Format F>
 // burst most are lost (LOG.md, 2026-11-26, fourth stretch).
 struct NextPanel {
   const uint8_t *next, *end;
-  int lines;  // with every group
+  int lines;          // with every group
+  int64_t again = 0;  // so many bytes later a line is asked for once more, lest it was dropped; 0: never
   QWELL_INLINE void ask() {
     if (next >= end) return;
+    for (int i = 0; again && i < lines; i++) V::prefetch(next - again + 64 * i);
     for (int i = 0; i < lines; i++) V::prefetch(next + 64 * i);
     next += 64 * lines;
   }
@@ -139,7 +141,7 @@ void linear_integer(const uint8_t* panel, int k, const Row* x, int rows, float* 
   // Memory has nothing to do while the rows pass.
   const int64_t bytes = int64_t(k) / Block<F>::inputs * Block<F>::bytes;
   const int64_t steps = int64_t(k / kGroup) * (rows / 4);
-  const NextPanel following{panel + bytes, panel + 2 * bytes, int((bytes / 64 + steps - 1) / steps)};
+  const NextPanel following{panel + bytes, panel + 2 * bytes, int((bytes / 64 + steps - 1) / steps), bytes / 2};
   const Packed<F, false> from{panel};
   if constexpr (Traits<F>::bits == 8) dot_many(from, from, k, x, rows, tile, stride, following);
   else dot_many(from, Unpacked<F>(scratch), k, x, rows, tile, stride, following);

@@ -8,11 +8,12 @@ namespace {
 using namespace qwell;
 
 // A panel is a stream: lines are asked for so far ahead that memory, not its latency, is the limit.
-// Into the second-level cache; the distance is a compromise between two states of one host (LOG.md,
-// 2026-11-26, fourth stretch), and was not measured again on Intel.
-inline constexpr int kAhead = 4608;
+// Into the second-level cache, and twice: what finds the queue of misses full is dropped, and its
+// second turn comes before it is needed (LOG.md, 2026-11-26, seventh stretch; not measured on Intel).
+inline constexpr int kAhead[] = {6144, 4096};
 inline void prefetch_ahead(const uint8_t* p, int lines) {
-  for (int i = 0; i < lines; i++) V::prefetch(p + kAhead + 64 * i);
+  for (int i = 0; i < lines; i++)
+    for (int ahead : kAhead) V::prefetch(p + ahead + 64 * i);
 }
 
 // For what a hot loop must not call: eight registers of lines would go through memory.
@@ -47,7 +48,7 @@ struct Packed {
   const uint8_t* block(int g) const { return panel + int64_t(g / (L::inputs / kGroup)) * L::bytes; }
 
   QWELL_INLINE Rows8 rows(int g, int half) const {
-    const uint8_t* p = block(g) + (g % (L::inputs / kGroup)) * L::group_bytes;
+    const uint8_t* p = block(g) + L::codes + (g % (L::inputs / kGroup)) * L::group_bytes;
     if constexpr (kStream) prefetch_ahead(block(g) + (g % (L::inputs / kGroup) * 2 + half) * kShare, kLines);
     Rows8 r;
     if constexpr (bits == 8) {

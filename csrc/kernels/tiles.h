@@ -92,7 +92,7 @@ struct Unpack {
   template <int I>
   static void rows(const P& packed, int g, int half, uint8_t* b, int64_t ahead) {
     constexpr int one = P::bits == 8 ? 2 * I : I, two = P::bits == 8 ? 2 * I + 1 : I + 4;
-    const uint8_t* p = packed.block(g) + (g % (L::inputs / kGroup)) * L::group_bytes;
+    const uint8_t* p = packed.block(g) + L::codes + (g % (L::inputs / kGroup)) * L::group_bytes;
     if (I == 0) fetch(packed, g, half, ahead);
     V::B first, second;
     if constexpr (P::bits == 8) {

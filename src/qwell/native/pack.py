@@ -199,8 +199,9 @@ def pack_codes(codes: Codes, rows: int, bits: int) -> U8:
         return moved.view(np.uint8).reshape(panels, moved.shape[1], -1)
 
     q = np.ascontiguousarray(by_panel(codes.q))  # [panels, blocks, block, 32]
-    parts: list[U8] = [_weights(q.view(np.uint8), bits, block), small(codes.scale)]
-    parts += [small(p) for p in (codes.min, codes.sub_scale, codes.sub_min) if p is not None]
+    scales = (codes.scale, codes.min, codes.sub_scale, codes.sub_min)
+    parts = [small(part) for part in scales if part is not None]
+    parts.append(_weights(q.view(np.uint8), bits, block))
     return np.concatenate(parts, axis=2)
 
 

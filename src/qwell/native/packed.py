@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from qwell import _core
 from qwell.errors import StorageError
 
-VERSION = 2
+VERSION = 3
 """Raised when the layout of packed.h or of the table changes; old packs are then made anew."""
 
 
