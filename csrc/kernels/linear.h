@@ -177,7 +177,7 @@ inline void dot_float(const uint8_t* panel, int k, const Row* x, float* tile, in
     for (int m = 0; m < M; m++) acc[parity][m][0] = acc[parity][m][1] = V::set1(0.0f);
   for (int i = 0; i < k; i += 2) {
     const uint8_t* p = panel + int64_t(i) * kPanel * L::bytes;
-    prefetch_ahead(p, 2 * kPanel * L::bytes / 64);
+    prefetch_floats(p, 2 * kPanel * L::bytes / 64);
 #pragma GCC unroll 2
     for (int parity = 0; parity < 2; parity++)
 #pragma GCC unroll 2

@@ -38,7 +38,7 @@ inline void dot_pairs(const uint8_t* lines, int count, const Row* x, int from, f
   }
   for (int i = 0; i < count; i++, lines += kPairBytes) {
     const V::B low = V::loadb(lines), high = V::loadb(lines + 64);
-    if (!following) prefetch_ahead(lines, 2);
+    if (!following) prefetch_floats(lines, 2);
     else if (i % 16 == 0) following->ask();
 #pragma GCC unroll 8
     for (int m = 0; m < M; m++) {

@@ -8,13 +8,15 @@ namespace {
 using namespace qwell;
 
 // A panel is a stream: lines are asked for so far ahead that memory, not its latency, is the limit.
-// Into the second-level cache, and twice: what finds the queue of misses full is dropped, and its
-// second turn comes before it is needed (LOG.md, 2026-11-26, seventh stretch; not measured on Intel).
-inline constexpr int kAhead[] = {6144, 4096};
+// Into the second-level cache. Distances were not measured again on Intel (LOG.md, 2026-11-26).
+template <int... ahead>
 inline void prefetch_ahead(const uint8_t* p, int lines) {
-  for (int i = 0; i < lines; i++)
-    for (int ahead : kAhead) V::prefetch(p + ahead + 64 * i);
+  for (int i = 0; i < lines; i++) (V::prefetch(p + ahead + 64 * i), ...);
 }
+// Where codes are unpacked between two lines, twice: what finds the queue of misses full is dropped,
+// and its second turn comes before it is needed. Where nearly all is loads it only costs.
+inline void prefetch_codes(const uint8_t* p, int lines) { prefetch_ahead<6144, 4096>(p, lines); }
+inline void prefetch_floats(const uint8_t* p, int lines) { prefetch_ahead<4608>(p, lines); }
 
 // For what a hot loop must not call: eight registers of lines would go through memory.
 #ifdef QWELL_PLAIN  // plain loops: whatever is unrolled and inlined takes the compiler minutes
@@ -49,7 +51,7 @@ struct Packed {
 
   QWELL_INLINE Rows8 rows(int g, int half) const {
     const uint8_t* p = block(g) + L::codes + (g % (L::inputs / kGroup)) * L::group_bytes;
-    if constexpr (kStream) prefetch_ahead(block(g) + (g % (L::inputs / kGroup) * 2 + half) * kShare, kLines);
+    if constexpr (kStream) prefetch_codes(block(g) + (g % (L::inputs / kGroup) * 2 + half) * kShare, kLines);
     Rows8 r;
     if constexpr (bits == 8) {
       for (int i = 0; i < 8; i++) r.row[i] = V::loadb(p + half * 512 + 64 * i);
