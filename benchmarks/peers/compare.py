@@ -23,6 +23,7 @@ from contest import contest
 from engines import OURS, PEERS, Starter, engines, start_all
 from models import Models
 from peer import PeerError, Work
+from plot import plot_race
 from report import as_json, table
 
 from qwell.errors import QwellError
@@ -54,7 +55,9 @@ def main() -> None:
         for peer, _ in peers:
             peer.close()
     facts = {name: getattr(args, name) for name in ("model", "threads", "limit", "rounds")}
-    print(json.dumps(facts | {"works": works, "failed": failed}))
+    print(json.dumps(facts | {"works": works, "failed": failed}), flush=True)
+    if args.plot:
+        plot_race(args.plot, works, f"{args.model}, {args.threads} threads")
     if args.require_decode and lowest_decode_ratio(works) < args.require_decode:
         raise SystemExit(1)
 
@@ -71,10 +74,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--twin", action="store_true", help="add llama.cpp and qwell on Q4_0")
     parser.add_argument("--limit", choices=("avx512", "avx2"), help="hold both to this")
     parser.add_argument("--no-tune", action="store_true", help="every peer's first setting")
+    parser.add_argument("--plot", type=Path, help="draw the result into this PNG")
     parser.add_argument("--require-decode", type=float, help="end with 1 below this ratio")
     args = parser.parse_args(argv)
     if args.limit and args.peers not in (None, ["llama"]):
         parser.error("--limit compares with llama alone: the others cannot be rebuilt for it")
+    if args.plot and not args.plot.parent.is_dir():
+        parser.error(f"--plot: there is no folder {args.plot.parent}")
     args.peers = args.peers or (["llama"] if args.limit else list(PEERS))
     return args
 

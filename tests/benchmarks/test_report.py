@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from compare import lowest_decode_ratio, make_work
 from contest import is_hopeless
 from peer import Speed
+from plot import plot_race
 from report import METRICS, Entry, Tried, as_json, best, ratio, table
 
 PREFILL, DECODE = METRICS
@@ -83,3 +85,26 @@ def test_no_peer_fails_no_bar():
 )
 def test_hopeless_is_below_half_in_everything(run: Speed, others: list[Speed], hopeless: bool):
     assert is_hopeless(run, others) is hopeless
+
+
+def test_a_race_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from matplotlib.axes import Axes
+
+    seen: list[tuple[list[str], list[float], list[str]]] = []
+    barh, bar_label = Axes.barh, Axes.bar_label
+
+    def spy_bars(axes: Axes, names: list[str], speeds: list[float], **rest: object):
+        seen.append((names, speeds, []))
+        return barh(axes, names, speeds, **rest)
+
+    def spy_labels(axes: Axes, bars: object, labels: list[str], **rest: object):
+        seen[-1][2].extend(labels)
+        return bar_label(axes, bars, labels, **rest)
+
+    monkeypatch.setattr(Axes, "barh", spy_bars)
+    monkeypatch.setattr(Axes, "bar_label", spy_labels)
+    path = plot_race(tmp_path / "race.png", [as_json(WORK, [OURS, THEIRS])] * 2, "a model")
+    assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    names = ["qwell", "other"]
+    prompt = (names, [200, 50], [" 200", " 50   (3.00 x)"])
+    assert seen == [prompt, (names, [20, 10], [" 20", " 10   (3.00 x)"])] * 2
