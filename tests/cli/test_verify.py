@@ -36,6 +36,20 @@ def test_a_missed_bar_is_exit_1(run: Run, model: Path, monkeypatch: pytest.Monke
     assert "FAILED" in result.out and "mean KL" in result.err.splitlines()[-1]
 
 
+def test_a_window_too_short_to_judge_by(
+    run: Run, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qwell.eval import report
+
+    seen = run("verify", model, "--windows", "1", "--window-tokens", "3", *SMALL[4:], "--json").json
+    kl = seen["paths"]["prefill"]["kl_mean"]
+    near = (report.Bar("kl_mean", "mean KL", at_most=kl),)  # as near as can be
+    monkeypatch.setattr(report, "BARS", near)
+    result = run("verify", model, "--windows", "1", "--window-tokens", "3", *SMALL[4:])
+    assert result.code == 1 and result.out.rstrip().endswith("not judged: too little text")
+    assert "too little to judge" in result.err and "--windows" in result.err.splitlines()[-1]
+
+
 def test_too_little_text(run: Run, model: Path) -> None:
     result = run("verify", model, "--windows", "100", *SMALL[2:])
     assert result.code == 2 and "fewer or shorter windows" in result.err
