@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwell.errors import DataError, NotFoundError
+from qwell.text.plain import file_text
 
 PIECE = 1 << 16
 """Bytes of a plain text file that are one record at most; longer files are cut at a line end, so
@@ -112,7 +113,8 @@ class TextFiles:
         raw = _read(path, cuts[piece], cuts[piece + 1])
         is_whole = len(cuts) == 2
         place = str(path) if is_whole else f"{path}: bytes {cuts[piece]}-{cuts[piece + 1]}"
-        return Record(_decoded(raw, place), place, is_end=piece + 2 == len(cuts))
+        text = _decoded(raw, place, at_start=piece == 0)
+        return Record(text, place, is_end=piece + 2 == len(cuts))
 
 
 class Parquet:
@@ -203,9 +205,9 @@ def _parsed(raw: bytes, place: str) -> Any:
         raise DataError(f"{place}: is not valid JSON ({reason}): mend or remove it") from error
 
 
-def _decoded(raw: bytes, place: str) -> str:
+def _decoded(raw: bytes, place: str, *, at_start: bool = False) -> str:
     try:
-        return raw.decode()
+        return file_text(raw) if at_start else raw.decode()
     except UnicodeDecodeError as error:
         raise DataError(
             f"{place}: is not UTF-8 (byte {error.start}): convert or remove it"
