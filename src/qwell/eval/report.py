@@ -5,6 +5,7 @@ It knows how to judge and to show; measuring is `parity`'s business.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -26,12 +27,20 @@ class Bar:
         value = abs(getattr(divergence, self.figure))
         return bool(value <= self.at_most if self.at_most is not None else value >= self.at_least)
 
+    def error(self, divergence: Divergence) -> float:
+        """The standard error of the figure; of a share, that of one which lies at the bar, since
+        that of 45 hits of 45 would be nothing."""
+        if self.at_least is None or not 0 < self.at_least < 1:
+            return float(getattr(divergence, f"{self.figure}_se"))
+        count = divergence.clear_rows if "clear" in self.figure else divergence.rows
+        return math.sqrt(self.at_least * (1 - self.at_least) / max(1, count))
+
     def is_unclear(self, divergence: Divergence) -> bool:
-        """Whether the standard error, where the figure has one, is larger than what separates it
-        from the bar: another text could then have put it on the other side. False for nan."""
+        """Whether the standard error is larger than what separates the figure from the bar: another
+        text could then have put it on the other side. False for nan."""
         value = abs(getattr(divergence, self.figure))
         bound = self.at_most if self.at_most is not None else self.at_least
-        return bool(getattr(divergence, f"{self.figure}_se", 0.0) > abs(value - bound))
+        return bool(self.error(divergence) > abs(value - bound))
 
     def verdict(self, divergence: Divergence) -> str:
         """OK, UNCLEAR or FAILED."""
@@ -152,8 +161,7 @@ def _show(figure: str, value: float) -> str:
 
 
 def _error(bar: Bar, divergence: Divergence) -> str:
-    figure = f"{bar.figure}_se"
-    return f" +- {_show(figure, getattr(divergence, figure))}"
+    return f" +- {_show(f'{bar.figure}_se', bar.error(divergence))}"
 
 
 def _bound(bar: Bar) -> str:
