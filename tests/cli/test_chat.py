@@ -97,6 +97,14 @@ def test_ctrl_c_stops_the_answer_and_keeps_it(
     }
     assert "[stopped]" in capsys.readouterr().err
     assert talk.llm.engine.cache.num_free == talk.llm.engine.cache.pool.num_pages
+    capsys.readouterr()
+    talk.handle("/stats")
+    stats = capsys.readouterr().out
+    said = int(re.search(r"answers: 1, with (\d+) tokens", stats)[1])  # type: ignore[index]
+    assert 3 <= said < 100
+    assert f"answer {said} tokens at" in stats and "ended by cancelled" in stats
+    prompt = int(re.search(r"prompt (\d+) tokens", stats)[1])  # type: ignore[index]
+    assert f"context: {prompt + said} of 512 tokens" in stats
     talk.handle("Go on")
     assert len(talk.conversation.messages) == 4
 

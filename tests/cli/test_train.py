@@ -61,6 +61,10 @@ def test_flags_are_the_fields(qwell: Run) -> None:
         ("doctor sft --model m", "give --data"),
         ("pretrain --init-std -1", "init_std is -1"),
         ("sft --lora-rank 4 --lora-targets q", "lora_targets"),
+        ("pretrain --threads 1025", "threads must be a number from 1 to 1024"),
+        ("sft --threads -1", "threads must be a number from 1 to 1024"),
+        ("doctor sft --model m --threads 1025", "threads must be a number from 1 to 1024"),
+        ("tour --threads 1025", "threads must be a number from 1 to 1024"),
     ],
 )
 def test_wrong_lines(qwell: Run, line: str, told: str) -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from tests.cli.tiny import Run
 
-# Many positions: the best two tokens of a random model are often near each other.
-SMALL = ("--windows", "8", "--window-tokens", "64", "--text", "text.txt")
+# Many positions: the best two tokens of a random model are often near each other, and the bar of
+# the others needs 200 of them.
+SMALL = ("--windows", "40", "--window-tokens", "64", "--text", "text.txt")
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +24,7 @@ def test_a_faithful_program_passes(run: Run, model: Path) -> None:
     assert "passed" in result.out and "mean KL" in result.out
     report = run("verify", model, *SMALL, "--json").json
     assert report["passed"] and set(report["paths"]) == {"prefill", "decode"}
-    assert report["windows"] == 8
+    assert report["windows"] == 40
 
 
 def test_a_missed_bar_is_exit_1(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,6 +35,20 @@ def test_a_missed_bar_is_exit_1(run: Run, model: Path, monkeypatch: pytest.Monke
     result = run("verify", model, *SMALL)
     assert result.code == 1
     assert "FAILED" in result.out and "mean KL" in result.err.splitlines()[-1]
+
+
+def test_a_window_too_short_to_judge_by(
+    run: Run, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qwell.eval import report
+
+    seen = run("verify", model, "--windows", "1", "--window-tokens", "3", *SMALL[4:], "--json").json
+    kl = seen["paths"]["prefill"]["kl_mean"]
+    near = (report.Bar("kl_mean", "mean KL", at_most=kl),)  # as near as can be
+    monkeypatch.setattr(report, "BARS", near)
+    result = run("verify", model, "--windows", "1", "--window-tokens", "3", *SMALL[4:])
+    assert result.code == 1 and result.out.rstrip().endswith("not judged: too little text")
+    assert "too little to judge" in result.err and "--windows" in result.err.splitlines()[-1]
 
 
 def test_too_little_text(run: Run, model: Path) -> None:

@@ -84,6 +84,22 @@ def test_a_long_text_is_cut_at_line_ends(
         assert all(p.value.endswith("\n") for p in pieces[:-1])
 
 
+def test_a_byte_order_mark_is_no_part_of_the_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the beginning of a file alone: elsewhere it is a character like others."""
+    monkeypatch.setattr(readers, "PIECE", 10)
+    mark = "\ufeff"
+    (tmp_path / "a.txt").write_text(f"{mark}first\n{mark}next\n", "utf-8")
+    (tmp_path / "b.md").write_text(mark, "utf-8")
+    (tmp_path / "c.jsonl").write_text(mark + '{"text": "line"}\n', "utf-8")
+    (tmp_path / "d.json").write_text(mark + '[{"text": "entry"}]', "utf-8")
+    opened = open_records(tmp_path)
+    found = [opened.records[i].value for i in range(len(opened.records))]
+    assert found == [{"text": "line"}, {"text": "entry"}, "first\n", f"{mark}next\n"]
+    assert opened.skipped["empty"] == 1
+
+
 def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"abc\xff")

@@ -154,6 +154,16 @@ def test_closing_a_stream_frees_its_pages() -> None:
     assert not llm.engine.has_work
 
 
+def test_a_cancelled_stream_ends_with_what_it_has() -> None:
+    llm = make_llm()
+    asked = iter([False] * 3)  # before the step of the prompt, which gives a token, and two more
+    *_, last = llm.stream([1] * 20, PARAMS, is_cancelled=lambda: next(asked, True))
+    assert last.completion and last.completion.finish_reason == "cancelled"
+    usage = last.completion.usage
+    assert (usage.prompt_tokens, usage.completion_tokens) == (20, 3)
+    assert llm.engine.cache.num_free == llm.engine.cache.pool.num_pages
+
+
 def test_on_prefill_tells_every_chunk_and_may_stop_it() -> None:
     told: list[tuple[int, int]] = []
     llm = make_llm(max_rows=50)

@@ -87,6 +87,8 @@ def test_summary_by_hand() -> None:
     found = summarise(rows())
     assert found.rows == 4
     assert found.kl_mean == pytest.approx(0.3)
+    # 0, 0.2, 0.4, 0.6: standard deviation sqrt(0.2 / 3), over four positions
+    assert found.kl_mean_se == pytest.approx(math.sqrt(0.2 / 3) / 2)
     assert found.kl_median == pytest.approx(0.3)
     assert found.kl_99 == pytest.approx(0.594)
     assert found.kl_99_9 == pytest.approx(0.5994)

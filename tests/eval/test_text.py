@@ -58,6 +58,13 @@ def test_a_python_without_documentation_says_what_to_do(monkeypatch: pytest.Monk
         find_text()
 
 
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("text", "utf-8")
+    (tmp_path / "marked").write_text("text", "utf-8-sig")
+    plain, marked = find_text(tmp_path / "plain"), find_text(tmp_path / "marked")
+    assert (marked.text, marked.sha256) == (plain.text, plain.sha256)
+
+
 def test_faults_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b"caf\xe9")
     with pytest.raises(TextError, match=r"latin: not UTF-8 text \(byte 3\)"):

@@ -98,7 +98,7 @@ def test_list_shows_whole_and_unfinished(hub: Hub, capsys: Capture) -> None:
     hub.faults = [cut(1000), status(404)]
     with pytest.raises(NotFoundError):
         pull("Org/Cut:q4_0")
-    pack("p", Path("/x"))
+    pack("p", store.model_dir(lookup(MODEL).key) / FILE)
     capsys.readouterr()
     list_models()
     table = capsys.readouterr().out
@@ -159,6 +159,57 @@ def test_rm_never_touches_what_is_not_its_own(tmp_path: Path, capsys: Capture) -
     rm(MODEL, yes=True)
     assert "its own files stay" in capsys.readouterr().out
     assert (snapshot / FILE).exists() and list(store.packed_dir().iterdir()) == []
+
+
+def test_packed_weights_alone_are_listed_and_removed(tmp_path: Path, capsys: Capture) -> None:
+    def left(key: str, name: str) -> Path:
+        folder = pack(key, tmp_path / "mine" / key / "model.gguf", tmp_path)
+        facts = json.loads((folder / "model.json").read_text()) | {"model": name}
+        (folder / "model.json").write_text(json.dumps(facts))
+        return folder
+
+    for key, name, asked in (
+        ("a", "Org/Tiny:q8_0", "Org/Tiny:q8_0"),
+        ("b", "Spaced out/model", "Spaced out/model"),
+        ("c", "./c", str(tmp_path / "mine/c/model.gguf")),
+        ("d", "./d", str(tmp_path / "mine/d")),
+        ("e", "./e", "e"),
+    ):
+        folder = left(key, name)
+        other = left("other", "another")
+        list_models()
+        table = capsys.readouterr().out
+        assert name in table and table.count("its files are gone: rm") == 2
+        list_models(json=True)
+        found = json.loads(capsys.readouterr().out)
+        assert [(m["name"], m["packed_only"], m["path"]) for m in found] == [
+            (name, True, str(folder)),
+            ("another", True, str(other)),
+        ]
+        rm(asked)
+        assert "its files were gone" in capsys.readouterr().out
+        assert not folder.exists() and other.exists()
+        rm("other")
+        capsys.readouterr()
+
+
+def test_rm_takes_what_an_earlier_state_left(tmp_path: Path, capsys: Capture) -> None:
+    """The Hugging Face cache got another snapshot; what was packed from the one before goes too."""
+    snapshot = hf_cache("Org/Tiny", {FILE: DATA})
+    for key, source in (("now", snapshot / FILE), ("before", tmp_path / "gone" / FILE)):
+        facts = {"source": [str(source)], "model": MODEL}
+        (pack(key) / "model.json").write_text(json.dumps(facts))
+    list_models()
+    assert capsys.readouterr().out.count(MODEL) == 1
+    rm(MODEL)
+    assert list(store.packed_dir().iterdir()) == [] and (snapshot / FILE).exists()
+
+
+def test_list_without_models_tells_of_packed_weights(tmp_path: Path, capsys: Capture) -> None:
+    pack("p", tmp_path)
+    list_models()
+    out = capsys.readouterr().out
+    assert "no models yet" in out and "packed weights (made again when needed)" in out
 
 
 def test_rm_of_the_unknown(home: Path) -> None:

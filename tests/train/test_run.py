@@ -139,6 +139,29 @@ def test_other_data_is_refused(place: Path, tmp_path: Path) -> None:
         pretrain.main(config)
 
 
+@pytest.mark.parametrize("name", ["data", "valid"])
+def test_edited_data_is_refused_and_touched_data_is_not(
+    place: Path, tmp_path: Path, name: str
+) -> None:
+    file = tmp_path / "d.jsonl"
+    file.write_bytes((place / f"{'train' if name == 'data' else name}.jsonl").read_bytes())
+    over = {"out": str(tmp_path / "run"), "steps": 4, name: (str(file),)}
+    config = pretrain_config(place, **over)
+    pretrain.main(config)
+    was = file.read_bytes()
+    file.unlink()
+    file.write_bytes(was)
+    os.utime(file, (1, 1))
+    assert pretrain.main(config).is_done
+    before = file.stat()
+    file.write_bytes(was[:-6] + bytes([was[-6] ^ 1]) + was[-5:])  # a digit is another one
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(DataError, match=f"--{name} has changed .* another --out"):
+        pretrain.main(config)
+    file.write_bytes(was)
+    assert pretrain.main(config).is_done
+
+
 def test_a_folder_that_cannot_be_written(place: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="--out"):

@@ -101,33 +101,33 @@ class Chat:
         done: Completion | None = None
         with _remember_ctrl_c() as is_stopped:
             pieces = self.llm.stream(
-                messages, on_prefill=_stop_reading(reading, is_stopped), **self.sampling
+                messages, on_prefill=reading, is_cancelled=is_stopped, **self.sampling
             )
             try:
                 for piece in pieces:
                     reading.close()
+                    done = piece.completion
+                    if done and _is_stopped(done):
+                        break  # its text is half a character, or was held back for a stop string
                     writer.write(piece.text)
-                    said, done = said + piece.text, piece.completion
-                    self.tokens += len(piece.token_ids)
-                    if is_stopped():
-                        break
-            except _StoppedError:
-                pass
+                    said += piece.text
             finally:
                 reading.close()
                 writer.end()
                 pieces.close()  # type: ignore[attr-defined]
-        if done is None and not said:
+        assert done is not None, "a stream ends with its completion"
+        if _is_stopped(done) and not said:
             note("[stopped before the first word; your message is taken back]")
             return
         self.conversation.add("user", text)
-        self.conversation.add("assistant", said, stopped=done is None)
+        self.conversation.add("assistant", said, stopped=_is_stopped(done))
         self._account(done)
 
-    def _account(self, done: Completion | None) -> None:
+    def _account(self, done: Completion) -> None:
         self.answers += 1
-        self.last = done or self.last
-        if done is None:
+        self.tokens += done.usage.completion_tokens
+        self.last = done
+        if _is_stopped(done):
             note("[stopped]")
         elif done.finish_reason == "length":
             note(
@@ -190,17 +190,9 @@ _COMMANDS: dict[str, tuple[str, str, Callable[[Chat, str], None]]] = {
 }
 
 
-class _StoppedError(Exception):
-    """Ctrl-C came while the prompt was read."""
-
-
-def _stop_reading(reading: Progress, is_stopped: Callable[[], bool]) -> Callable[[int, int], None]:
-    def on_prefill(done: int, total: int) -> None:
-        if is_stopped():
-            raise _StoppedError
-        reading(done, total)
-
-    return on_prefill
+def _is_stopped(done: Completion) -> bool:
+    """By Ctrl-C."""
+    return done.finish_reason == "cancelled"
 
 
 @contextmanager

@@ -7,19 +7,21 @@ from typing import Any
 
 from qwell.cli.pull import size_text
 from qwell.hub import store
-from qwell.hub.store import StoredModel
+from qwell.hub.store import Pack, StoredModel
 
 
 def list_models(json: bool = False) -> None:
-    """Prints every model of the store with its size, source and date; unfinished pulls too."""
-    models = store.models()
+    """Prints every model of the store with its size, source and date; unfinished pulls too, and
+    packed weights whose files are gone."""
+    models = [_facts(model) for model in store.models()]
+    models += [_left_facts(pack) for pack in store.packs() if pack.is_left]
     if json:
-        print(json_module.dumps([_facts(model) for model in models], indent=1))
+        print(json_module.dumps(models, indent=1))
         return
-    if not models:
+    if models:
+        _print_table(models)
+    else:
         print("no models yet: run 'qwell pull qwen2.5-coder:0.5b'")
-        return
-    _print_table(models)
     packed = store.disk_bytes(store.packed_dir())
     if packed:
         print(f"packed weights (made again when needed): {size_text(packed)}")
@@ -30,6 +32,7 @@ def _facts(model: StoredModel) -> dict[str, Any]:
     return {
         "name": manifest.name if manifest else model.key,
         "complete": manifest is not None,
+        "packed_only": False,
         "disk_bytes": model.disk_bytes,
         "source": manifest.source if manifest else None,
         "date": manifest.date if manifest else None,
@@ -37,7 +40,25 @@ def _facts(model: StoredModel) -> dict[str, Any]:
     }
 
 
-def _print_table(models: tuple[StoredModel, ...]) -> None:
+def _left_facts(pack: Pack) -> dict[str, Any]:
+    return {
+        "name": pack.name,
+        "complete": False,
+        "packed_only": True,
+        "disk_bytes": pack.disk_bytes,
+        "source": None,
+        "date": None,
+        "path": str(store.packed_dir() / pack.key),
+    }
+
+
+def _source(facts: dict[str, Any]) -> str:
+    if facts["packed_only"]:
+        return "packed weights alone, its files are gone: rm"
+    return facts["source"] or "unfinished: pull again to resume, or rm"
+
+
+def _print_table(models: list[dict[str, Any]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -46,8 +67,8 @@ def _print_table(models: tuple[StoredModel, ...]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("NAME", "SIZE", "SOURCE", "DATE"):
         table.add_column(heading, justify="right" if heading == "SIZE" else "left", overflow="fold")
-    for facts in map(_facts, models):
-        source = facts["source"] or "unfinished: pull again to resume, or rm"
-        row = (facts["name"], size_text(facts["disk_bytes"]), source, (facts["date"] or "")[:10])
+    for facts in models:
+        date = (facts["date"] or "")[:10]
+        row = (facts["name"], size_text(facts["disk_bytes"]), _source(facts), date)
         table.add_row(*map(Text, row))
     Console().print(table)

@@ -88,8 +88,10 @@ def read_template(path: str) -> ChatTemplate:
 
 def read_text(path: str) -> str:
     """A UTF-8 text file of the user's."""
+    from qwell.text.plain import file_text
+
     try:
-        return Path(path).read_bytes().decode()
+        return file_text(Path(path).read_bytes())
     except UnicodeDecodeError as error:
         raise TextError(f"{path} is not UTF-8 (byte {error.start}): give a text file") from error
     except (OSError, ValueError) as error:

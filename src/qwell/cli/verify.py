@@ -21,7 +21,8 @@ def verify(
     adapter: str | None = None,
     as_json: bool = False,
 ) -> None:
-    """Prints the report. Raises QwellError if a bar is not met."""
+    """Prints the report. Raises QwellError if a bar is not met, or too little text was measured to
+    tell."""
     from qwell.eval.parity import verify as measure
 
     fetch(model)
@@ -37,5 +38,10 @@ def verify(
         progress=note,
     )
     print(json.dumps(report.to_dict()) if as_json else report.table())
+    if report.unclear and not report.failures:
+        raise QwellError(
+            f"{windows} windows of {window_tokens} tokens are too little to judge {model} by: "
+            f"{report.unclear[0]}; measure more with --windows"
+        )
     if not report.passed:
         raise QwellError(f"{model} does not meet its bars: {report.failures[0]}; do not trust it")

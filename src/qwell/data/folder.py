@@ -14,6 +14,7 @@ from pathlib import Path
 
 from qwell.data.records import Joined, JsonFile, JsonLines, Parquet, Records, TextFiles
 from qwell.errors import DataError, NotFoundError, UsageError
+from qwell.text.plain import file_text
 
 MAX_FILE = 1 << 20
 """Bytes of a code or text file found in a folder; larger ones are mostly generated."""
@@ -115,15 +116,12 @@ def why_not_text(path: Path) -> str | None:
         raw = path.read_bytes()
     except OSError:
         return "cannot be read"
-    if not raw.strip():
-        return "empty"
     if b"\0" in raw:
         return "binary"
     try:
-        raw.decode()
+        return None if file_text(raw).strip() else "empty"
     except UnicodeDecodeError:
         return "not UTF-8"
-    return None
 
 
 def _told(skipped: Counter[str]) -> str:

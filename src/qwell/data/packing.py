@@ -8,10 +8,11 @@ counted, refused or left out and counted in fine-tuning; it is never cut.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -65,17 +66,24 @@ class _Waiting:
 class PackedRows:
     """A RowSource over a mixture. `num_tokens` is at most tokens_per_row in every Rows.
 
-    Iterating raises DataError at a document that is wrong, or over-long under "refuse".
+    Iterating raises DataError at a document that is wrong, or over-long under "refuse". `files`
+    are those the documents lie in.
     """
 
     def __init__(
-        self, mixture: Mixture, *, tokens_per_row: int, overlong: Overlong = "split"
+        self,
+        mixture: Mixture,
+        *,
+        tokens_per_row: int,
+        overlong: Overlong = "split",
+        files: Sequence[Path] = (),
     ) -> None:
         if tokens_per_row < 2:
             raise UsageError(f"a row of {tokens_per_row} tokens can teach nothing: give at least 2")
         if overlong not in ("split", "refuse", "drop"):
             raise UsageError(f"overlong is {overlong!r}: it is 'split', 'refuse' or 'drop'")
         self.mixture, self.tokens_per_row, self.overlong = mixture, tokens_per_row, overlong
+        self.files = files
         self.report = PackingReport()
         self._waiting: list[_Waiting] = []
 

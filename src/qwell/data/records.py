@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwell.errors import DataError, NotFoundError
+from qwell.text.plain import file_text
 
 PIECE = 1 << 16
 """Bytes of a plain text file that are one record at most; longer files are cut at a line end, so
@@ -42,10 +43,12 @@ class Record:
 
 class Records(Protocol):
     """A sequence of records. `blocks` says how many lie together: one block if any record can be
-    read at the same cost, else as many as are read at a time."""
+    read at the same cost, else as many as are read at a time. `paths`: the files, in order."""
 
     @property
     def blocks(self) -> Sequence[int]: ...
+    @property
+    def paths(self) -> Sequence[Path]: ...
     def __len__(self) -> int: ...
     def __getitem__(self, at: int) -> Record: ...
 
@@ -60,7 +63,7 @@ class JsonLines:
         blank = [line for line in short if not _bytes(path, starts, line)]
         self._lines = np.delete(np.arange(len(starts) - 1), blank)
         self._starts = starts
-        self.blocks = [len(self)]
+        self.blocks, self.paths = [len(self)], [path]
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -79,7 +82,7 @@ class JsonFile:
         self._values = _parsed(_read(path), str(path))
         if not isinstance(self._values, list):
             raise DataError(f"{path}: is not a list of objects: give a list, or JSON lines")
-        self.blocks = [len(self)]
+        self.blocks, self.paths = [len(self)], [path]
 
     def __len__(self) -> int:
         return len(self._values)
@@ -93,7 +96,7 @@ class TextFiles:
     file must be UTF-8."""
 
     def __init__(self, paths: Sequence[Path], piece: int | None = None) -> None:
-        self._paths = paths
+        self.paths = paths
         cuts = [_text_cuts(path, piece or PIECE) for path in paths]
         self._cuts = cuts
         self._ends = list(accumulate(len(c) - 1 for c in cuts))
@@ -106,11 +109,12 @@ class TextFiles:
         file = bisect_right(self._ends, at)
         cuts = self._cuts[file]
         piece = at - self._ends[file] + len(cuts) - 1
-        path = self._paths[file]
+        path = self.paths[file]
         raw = _read(path, cuts[piece], cuts[piece + 1])
         is_whole = len(cuts) == 2
         place = str(path) if is_whole else f"{path}: bytes {cuts[piece]}-{cuts[piece + 1]}"
-        return Record(_decoded(raw, place), place, is_end=piece + 2 == len(cuts))
+        text = _decoded(raw, place, at_start=piece == 0)
+        return Record(text, place, is_end=piece + 2 == len(cuts))
 
 
 class Parquet:
@@ -118,7 +122,7 @@ class Parquet:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.blocks = _row_groups(path)
+        self.blocks, self.paths = _row_groups(path), [path]
         self._ends = list(accumulate(self.blocks))
 
     def __len__(self) -> int:
@@ -138,6 +142,7 @@ class Joined:
         self._parts = parts
         self._ends = list(accumulate(map(len, parts)))
         self.blocks = joined_blocks([part.blocks for part in parts])
+        self.paths = [path for part in parts for path in part.paths]
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -200,9 +205,9 @@ def _parsed(raw: bytes, place: str) -> Any:
         raise DataError(f"{place}: is not valid JSON ({reason}): mend or remove it") from error
 
 
-def _decoded(raw: bytes, place: str) -> str:
+def _decoded(raw: bytes, place: str, *, at_start: bool = False) -> str:
     try:
-        return raw.decode()
+        return file_text(raw) if at_start else raw.decode()
     except UnicodeDecodeError as error:
         raise DataError(
             f"{place}: is not UTF-8 (byte {error.start}): convert or remove it"

@@ -37,8 +37,10 @@ def pretrain_rows(
     Raises NotFoundError, DataError, UsageError.
     """
     sources: list[Examples] = []
+    files: list[Path] = []
     for i, path in enumerate(paths):
         records = open_records(path).records
+        files += records.paths
         sources.append(
             TextExamples(
                 records,
@@ -50,7 +52,7 @@ def pretrain_rows(
             )
         )
     mixture = Mixture(sources, weights, seed=seed, shuffle=shuffle)
-    return PackedRows(mixture, tokens_per_row=tokens)
+    return PackedRows(mixture, tokens_per_row=tokens, files=files)
 
 
 def sft_rows(
@@ -73,8 +75,10 @@ def sft_rows(
     learn: "all" turns of the assistant, or the "last". Raises NotFoundError, DataError, UsageError.
     """
     sources: list[Examples] = []
+    files: list[Path] = []
     for path in paths:
         records = open_records(path, texts=False).records
+        files += records.paths
         sources.append(ChatExamples(records, tokenizer, template, form=format, learn=learn))
     mixture = Mixture(sources, weights, seed=seed, shuffle=shuffle)
-    return PackedRows(mixture, tokens_per_row=tokens, overlong=overlong)
+    return PackedRows(mixture, tokens_per_row=tokens, overlong=overlong, files=files)

@@ -140,14 +140,16 @@ class LLM:
         raw: bool = False,
         allow_special: bool = False,
         on_prefill: Callable[[int, int], None] | None = None,
+        is_cancelled: Callable[[], bool] | None = None,
         **overrides: Any,
     ) -> Iterator[Piece]:
         """The reply as it comes; the last piece carries the completion.
 
         A string is one user turn, or with `raw` the text to continue; ids are continued as they
-        are. on_prefill(done, total) is called after every chunk of the prompt. Arguments are
-        checked by this call, computing begins with the first piece asked for; closing the
-        iterator cancels the request and frees its memory.
+        are. on_prefill(done, total) is called after every chunk of the prompt. is_cancelled is
+        asked before every step; when it says so the reply ends there, with finish_reason
+        'cancelled' and the usage so far. Arguments are checked by this call, computing begins with
+        the first piece asked for; closing the iterator cancels the request and frees its memory.
         """
         given, asked = prompt_or_messages, self._params(params, overrides)
         if raw or (not isinstance(given, str) and len(given) > 0 and _is_id(given[0])):
@@ -160,7 +162,7 @@ class LLM:
             ids = self._chat_ids(given, tools)  # type: ignore[arg-type]
         request = Request(prompt_ids=ids, params=asked)
         self.engine.check(request)
-        return self._pieces(request, on_prefill)
+        return self._pieces(request, on_prefill, is_cancelled)
 
     def logprobs(self, ids: Sequence[int]) -> F32:
         """float32 [len(ids)]: log p(ids[i] | ids[:i]) in nats; the first is nan.
@@ -217,7 +219,10 @@ class LLM:
         return [reply.result() for reply in replies]
 
     def _pieces(
-        self, request: Request, on_prefill: Callable[[int, int], None] | None
+        self,
+        request: Request,
+        on_prefill: Callable[[int, int], None] | None,
+        is_cancelled: Callable[[], bool] | None,
     ) -> Iterator[Piece]:
         reply = self.engine.submit(request)
         read = 0
@@ -230,6 +235,8 @@ class LLM:
                     yield piece
                     if piece.completion:
                         return
+                elif is_cancelled and is_cancelled():
+                    reply.end("cancelled")
                 else:
                     self.engine.step()
         finally:

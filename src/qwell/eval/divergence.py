@@ -48,6 +48,8 @@ class Divergence:
 
     rows: int
     kl_mean: float
+    kl_mean_se: float
+    """Its standard error over positions."""
     kl_median: float
     kl_99: float
     kl_99_9: float
@@ -108,6 +110,7 @@ def summarise(rows: Rows) -> Divergence:
     return Divergence(
         rows=len(rows.kl),
         kl_mean=float(np.mean(rows.kl)),
+        kl_mean_se=float(np.std(rows.kl, ddof=1) / np.sqrt(len(rows.kl))),
         kl_median=float(np.median(rows.kl)),
         kl_99=float(np.percentile(rows.kl, 99)),
         kl_99_9=float(np.percentile(rows.kl, 99.9)),

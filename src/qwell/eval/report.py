@@ -5,6 +5,7 @@ It knows how to judge and to show; measuring is `parity`'s business.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -26,6 +27,29 @@ class Bar:
         value = abs(getattr(divergence, self.figure))
         return bool(value <= self.at_most if self.at_most is not None else value >= self.at_least)
 
+    def error(self, divergence: Divergence) -> float:
+        """The standard error of the figure; of a share, that of one which lies at the bar, since
+        that of 45 hits of 45 would be nothing."""
+        if self.at_least is None or not 0 < self.at_least < 1:
+            return float(getattr(divergence, f"{self.figure}_se"))
+        count = divergence.clear_rows if "clear" in self.figure else divergence.rows
+        return math.sqrt(self.at_least * (1 - self.at_least) / max(1, count))
+
+    def is_unclear(self, divergence: Divergence) -> bool:
+        """Whether the standard error is larger than what separates the figure from the bar: another
+        text could then have put it on the other side. False for nan."""
+        value = abs(getattr(divergence, self.figure))
+        bound = self.at_most if self.at_most is not None else self.at_least
+        return bool(self.error(divergence) > abs(value - bound))
+
+    def verdict(self, divergence: Divergence) -> str:
+        """OK, UNCLEAR or FAILED."""
+        if self.is_unclear(divergence):
+            return UNCLEAR
+        return OK if self.is_met(divergence) else FAILED
+
+
+OK, UNCLEAR, FAILED = _WORST_LAST = ("ok", "unclear", "FAILED")
 
 BARS = (
     Bar("kl_mean", "mean KL", at_most=0.0010),
@@ -52,17 +76,25 @@ class Report:
     @property
     def failures(self) -> tuple[str, ...]:
         """One line for every bar that is not met; empty when all are."""
-        return tuple(
-            f"{path}: {bar.label} is {_show(bar.figure, getattr(found, bar.figure))}, "
-            f"the bar is {_bound(bar)}"
-            for path, found in self.paths.items()
-            for bar in BARS
-            if not bar.is_met(found)
-        )
+        return self._lines_of(FAILED)
+
+    @property
+    def unclear(self) -> tuple[str, ...]:
+        """One line for every bar that this little text cannot tell from its figure."""
+        return self._lines_of(UNCLEAR)
 
     @property
     def passed(self) -> bool:
-        return not self.failures
+        return not self.failures and not self.unclear
+
+    def _lines_of(self, verdict: str) -> tuple[str, ...]:
+        return tuple(
+            f"{path}: {bar.label} is {_show(bar.figure, getattr(found, bar.figure))}"
+            f"{_error(bar, found) if verdict == UNCLEAR else ''}, the bar is {_bound(bar)}"
+            for path, found in self.paths.items()
+            for bar in BARS
+            if bar.verdict(found) == verdict
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
@@ -74,6 +106,7 @@ class Report:
             "bars": bars,
             "passed": self.passed,
             "failures": list(self.failures),
+            "unclear": list(self.unclear),
         }
 
     def table(self) -> str:
@@ -89,10 +122,12 @@ class Report:
             values = [_show(figure, getattr(found, figure)) for found in self.paths.values()]
             verdict = ["", ""]
             if bar := bars.get(figure):
-                met = all(bar.is_met(found) for found in self.paths.values())
-                verdict = [_bound(bar), "ok" if met else "FAILED"]
+                worst = max(map(bar.verdict, self.paths.values()), key=_WORST_LAST.index)
+                verdict = [_bound(bar), worst]
             lines.append([label, *values, *verdict])
-        return f"{head}\n\n{align(lines)}\n\n{'passed' if self.passed else 'FAILED'}"
+        doubt = "not judged: too little text" if self.unclear else "passed"
+        end = "FAILED" if self.failures else doubt
+        return f"{head}\n\n{align(lines)}\n\n{end}"
 
 
 _FACTS = ("model", "backend", "text", "text_sha256", "windows", "window_tokens", "seconds")
@@ -100,6 +135,7 @@ _FACTS = ("model", "backend", "text", "text_sha256", "windows", "window_tokens",
 _LINES = {
     "rows": "positions",
     "kl_mean": "mean KL, nats",
+    "kl_mean_se": "its standard error",
     "kl_median": "median KL",
     "kl_99": "99 % KL",
     "kl_99_9": "99.9 % KL",
@@ -122,6 +158,10 @@ def _show(figure: str, value: float) -> str:
     if "change" in figure:
         return f"{100 * value:{'' if figure.endswith('se') else '+'}.3f} %"
     return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+
+
+def _error(bar: Bar, divergence: Divergence) -> str:
+    return f" +- {_show(f'{bar.figure}_se', bar.error(divergence))}"
 
 
 def _bound(bar: Bar) -> str:

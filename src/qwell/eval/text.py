@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qwell.errors import NotFoundError, TextError
+from qwell.text.plain import file_text
 
 VARIABLE = "QWELL_EVAL_TEXT"
 
@@ -40,7 +41,7 @@ def find_text(path: str | Path | None = None) -> EvalText:
 
 def _read(path: Path) -> EvalText:
     try:
-        return EvalText(path.name, path.read_bytes().decode())
+        return EvalText(path.name, file_text(path.read_bytes()))
     except UnicodeDecodeError as error:
         raise TextError(
             f"{path}: not UTF-8 text (byte {error.start:,}); give a plain text file"

@@ -13,6 +13,7 @@ from math import isfinite
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from qwell.errors import UsageError
+from qwell.native.cpu import check_threads
 
 Stage = Literal["pretrain", "sft"]
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -108,6 +109,8 @@ class TrainConfig:
             self._need(name, getattr(self, name) >= 1, "at least 1")
         for name in _NOT_NEGATIVE:
             self._need(name, getattr(self, name) >= 0, "at least 0")
+        if self.threads:
+            check_threads(self.threads, "threads")
         self._need("context", self.context >= 2, "at least 2: a token and the one before it")
         for name in ("beta1", "beta2"):
             self._need(name, 0 <= getattr(self, name) < 1, "from 0 to less than 1")
@@ -219,5 +222,4 @@ _NOT_NEGATIVE = (
     "save_every",
     "keep_best",
     "spike_sigma",
-    "threads",
 )

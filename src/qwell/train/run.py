@@ -64,7 +64,7 @@ class Parts:
     rebuild: Callable[[], Decoder]
     """The model again, before it was cut: to gather the weights into."""
     identity: Mapping[str, str] = field(default_factory=dict)
-    """Hashes of what a run must not go on without: tokenizer, template."""
+    """Hashes of what a run must not go on without: tokenizer, template, data."""
     notes: tuple[str, ...] = ()
 
 

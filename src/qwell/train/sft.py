@@ -14,6 +14,7 @@ from pathlib import Path
 from qwell.data.packing import PackedRows
 from qwell.data.sources import sft_rows
 from qwell.errors import ContextLengthError, NotFoundError, TextError
+from qwell.text.plain import file_text
 from qwell.text.template import ChatTemplate
 from qwell.text.tokenizer import Tokenizer
 from qwell.train.config import SftConfig
@@ -64,7 +65,7 @@ def read_template(config: SftConfig, own: str | None) -> ChatTemplate:
     """The template of the config, else the model's own. Raises TextError without either."""
     if config.template:
         try:
-            own = Path(config.template).read_text("utf-8")
+            own = file_text(Path(config.template).read_bytes())
         except (OSError, ValueError) as error:
             raise NotFoundError(f"{config.template} cannot be read ({error})") from error
     if own is None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qwell.errors import CheckpointError, UsageError
+from qwell.errors import CheckpointError, DataError, UsageError
 from qwell.train.config import TrainConfig
 from qwell.train.loop import Loop, Position
 from qwell.train.run_checkpoint import RunCheckpoints, Saved
@@ -35,6 +35,7 @@ MAY_CHANGE = frozenset(
     }
 )
 """Fields a run may go on with other values of: none of them moves a weight."""
+_DATA = {"data": "the content of --data", "valid": "the content of --valid"}
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ def fingerprint(model: torch.nn.Module) -> str:
 
 
 def check_same(config: TrainConfig, hashes: Mapping[str, str], saved: Saved) -> None:
-    """Raises UsageError if the run in the folder is another than the one asked for."""
+    """Raises UsageError if the run in the folder is another than the one asked for, DataError or
+    CheckpointError if what stands under the same names has changed."""
     now, then = json.loads(json.dumps(config.to_dict())), saved.state["config"]
     changed = [k for k in now if k not in MAY_CHANGE and now[k] != then.get(k)]
     if changed:
@@ -147,11 +149,18 @@ def check_same(config: TrainConfig, hashes: Mapping[str, str], saved: Saved) -> 
             f"{now[name]!r}: give the same, or another --out"
         )
     for name, digest in hashes.items():
-        if digest != saved.state["hashes"][name]:
-            raise CheckpointError(
-                f"the {name} of {config.model} is not what the run in {config.out} began with: "
-                "give the same model, or another --out"
+        kept = saved.state["hashes"].get(name)
+        if kept in (digest, None):  # None: an older qwell did not keep it
+            continue
+        if name in _DATA:
+            raise DataError(
+                f"{_DATA[name]} has changed since the run in {config.out} began: bring back its "
+                "files as they were, or give another --out"
             )
+        raise CheckpointError(
+            f"the {name} of {config.model} is not what the run in {config.out} began with: "
+            "give the same model, or another --out"
+        )
 
 
 def mix(*numbers: int) -> int:

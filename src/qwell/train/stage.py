@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from qwell.config import GenerationConfig
+from qwell.data.content import content_hash
 from qwell.data.packing import PackedRows
 from qwell.data.survey import Survey, survey
 from qwell.errors import UsageError
@@ -66,7 +67,7 @@ def parts_of(
         ),
         finish=save_learnt(config, start),
         rebuild=rebuild,
-        identity=identity(start),
+        identity=identity(start) | data_identity(rows, valid),
         notes=(start.note,),
     )
 
@@ -170,6 +171,12 @@ def identity(start: Start) -> dict[str, str]:
         digest.update(start.tokenizer.token_bytes(id))
     template = (start.chat_template or "").encode()
     return {"tokenizer": digest.hexdigest(), "template": hashlib.sha256(template).hexdigest()}
+
+
+def data_identity(rows: PackedRows, valid: PackedRows | None) -> dict[str, str]:
+    """Hashes of what is learnt from and measured on: a run must not go on with edited files."""
+    found = {"data": content_hash(rows.files)}
+    return found | ({"valid": content_hash(valid.files)} if valid else {})
 
 
 def need_data(config: TrainConfig) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qwell.config import ModelConfig
 from qwell.errors import UsageError
+from qwell.native.cpu import check_threads
 from qwell.train.config import PretrainConfig, SftConfig
 
 HEAD = 32
@@ -62,6 +63,8 @@ class TourConfig:
             value = getattr(self, name)
             if not least <= value < math.inf:
                 raise UsageError(f"{name} is {value:g}: give at least {least}")
+        if self.threads:
+            check_threads(self.threads, "threads")
 
 
 def model_config(config: TourConfig) -> ModelConfig:
