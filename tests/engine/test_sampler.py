@@ -180,6 +180,14 @@ def test_largest_is_the_head_of_a_stable_sort(size: int, n: int, seed: int, valu
     assert largest(x, n) == slow.largest(x, n).tolist()
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_largest_refuses_what_has_no_order(bad: float) -> None:
+    x = np.full(1000, bad, np.float32)
+    for n in (1, 5, 1000):
+        with pytest.raises(ValueError, match="NaN"):
+            largest(x, n)
+
+
 def test_largest_of_a_whole_vocabulary() -> None:
     x = np.random.default_rng(0).normal(0, 3, 151_665).astype(np.float32)
     for n in (1, 20, 1000, 5000):
