@@ -1,8 +1,6 @@
 // Building a program: slots, checks, and how the work of a phase is cut for the threads.
 #include "program.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstring>
 #include <mutex>
@@ -21,7 +19,7 @@ static int padded(int n, int to) { return (n + to - 1) / to * to; }
 static int64_t padded_bytes(int64_t n) { return (n + 63) / 64 * 64; }
 
 Program::Program(Shape s, int max_rows, int threads, const Kernels& kernels, Region weights)
-    : shape(s), max_rows(max_rows), team_(threads), kernels_(kernels), weights_(std::move(weights)), owner_(getpid()) {
+    : shape(s), max_rows(max_rows), team_(threads), kernels_(kernels), weights_(std::move(weights)) {
   require(max_rows >= 1 && max_rows <= 4096, "max_rows is not in 1 .. 4096");
   require(s.head_dim > 0 && s.head_dim % kLanes == 0 && s.head_dim <= kMaxHeadDim,
           "head_dim " + std::to_string(s.head_dim) + " is not a multiple of 16 up to 256");

@@ -1,5 +1,7 @@
 #include "team.h"
 
+#include <unistd.h>
+
 #include <cfenv>
 
 #if defined(__x86_64__)
@@ -33,7 +35,7 @@ class DefaultRules {
   std::fenv_t before_;
 };
 
-Team::Team(int size) : size_(size) {
+Team::Team(int size) : size_(size), owner_(getpid()) {
   try {
     for (int id = 1; id < size; id++) threads_.emplace_back([this, id] { worker(id); });
   } catch (...) {  // the system has no more threads: end those that started
@@ -43,6 +45,8 @@ Team::Team(int size) : size_(size) {
 }
 
 Team::~Team() { stop(); }
+
+bool Team::is_here() const { return getpid() == owner_; }
 
 void Team::stop() {
   stop_ = true;
