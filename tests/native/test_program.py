@@ -158,6 +158,7 @@ def good_batch(model: NativeModel) -> dict:
         ("row_splits", [0, 35_000_000, 4], "without rows"),
         ("past", [0, 128], "fewer pages"),
         ("past", [-1, 64], "without rows"),
+        ("prompt_len", [3, -(2**31)], "less than no"),
         ("positions", [0, 1, 2, 65], "positions"),
         ("out_rows", [2, 4], "out of range"),
         ("page_table", [[0, 0], [1, 4]], "page is out"),
@@ -281,6 +282,9 @@ ONES = np.ones(64, np.float32)
     "fault",
     [
         lambda p: p.slot(0),
+        lambda p: p.slot(2**31 - 1),
+        lambda p: p.product(_core.Format.Q8_0, 2**31 - 1, 64, 0, 32),
+        lambda p: p.product(_core.Format.Q8_0, 64, 2**31 - 1, 0, 32),
         lambda p: p.embed(0, _core.Format.Q8_0, 96, 2048, 0),
         lambda p: p.embed(2, _core.Format.Q8_0, 32, 64, 0),
         lambda p: p.attention(0, 1, 0),
