@@ -215,15 +215,18 @@ void Program::finish() {
   int64_t floats = 0;
   for (int stride : stride_) floats += int64_t(stride) * max_rows;
   arena_ = Region(floats * 4, true);
-  float* next = reinterpret_cast<float*>(arena_.data());
-  for (int stride : stride_) slots_.push_back(next), next += int64_t(stride) * max_rows;
   shared_ = Region(RowStore::bytes(max_rows, max_k_), true);
   shared_rows_ = std::make_unique<RowStore>(shared_.data(), max_rows, max_k_);
+  scratch_.clear();  // of an attempt that failed
   for (int i = 0; i < threads(); i++) scratch_.push_back(std::make_unique<Scratch>(shape, max_rows, max_k_, max_unit_));
+  times_.assign(phases_.size(), 0);
+  std::vector<float*> slots;
+  float* next = reinterpret_cast<float*>(arena_.data());
+  for (int stride : stride_) slots.push_back(next), next += int64_t(stride) * max_rows;
   for (Phase& phase : phases_)
     if (phase.kind == Phase::Linear) cut_units(phase, threads());
   find_packed();
-  times_.assign(phases_.size(), 0);
+  slots_ = std::move(slots);  // last: with them the program is finished
 }
 
 std::vector<int64_t> Program::take_times() {
