@@ -44,14 +44,12 @@ struct SampleJob {
   }
 };
 
-// One team for all callers, who take turns; it sleeps between calls. A forked process makes its own, and lets the
-// other be: its threads stayed behind.
+// One team for all callers, who take turns; it sleeps between calls. A forked process makes its own.
 static void run_by(int threads, SampleJob& job) {
   static std::mutex mutex;
   static std::unique_ptr<Team> team;
   const std::lock_guard<std::mutex> lock(mutex);
-  if (team && !team->is_here()) (void)team.release();
-  if (!team || team->size() != threads) team = std::make_unique<Team>(threads);
+  if (!team || !team->is_here() || team->size() != threads) team = std::make_unique<Team>(threads);
   team->run(SampleJob::work, &job);
 }
 

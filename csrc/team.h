@@ -16,7 +16,8 @@ class Team {
   Team(const Team&) = delete;
 
   int size() const { return size_; }
-  // False in a process forked from the one that made it: its threads are not there, so nothing may run.
+  // False in a process forked from the one that made it: its threads are not there, so nothing may run; it
+  // may be destroyed.
   bool is_here() const;
   // Runs work(context, id) on every worker, ids 0 .. size - 1, and returns when all are done. All
   // of them compute by the default rules of floating point, whatever the caller's are.

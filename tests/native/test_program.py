@@ -258,6 +258,25 @@ sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
     assert done.returncode == 7
 
 
+def test_a_forked_child_can_let_go_of_a_program(tmp_path: Path) -> None:
+    """Its threads are not there: to wait for them was a fault of memory, or had no end."""
+    program(tmp_path)
+    script = """
+import os, signal, sys, threading
+from qwell import _core
+made = [_core.Program(64, 4, 2, 16, 1, 96, 8, 4, sys.argv[1], 1 << 16) for _ in range(3)]
+if os.fork() == 0:
+    signal.alarm(20)
+    for _ in range(9):  # these may get the memory of those
+        threading.Thread(target=lambda: None).start()
+    made.clear()
+    os._exit(7)
+os._exit(os.waitstatus_to_exitcode(os.wait()[1]) % 256)
+"""
+    argv = [sys.executable, "-c", script, str(tmp_path / "w.bin")]
+    assert subprocess.run(argv, timeout=60, check=False).returncode == 7
+
+
 def test_threads_of_python_take_turns(tmp_path: Path) -> None:
     checkpoint, pack = tiny(tmp_path, "Q8_0")
     model = open_native(checkpoint, pack)
