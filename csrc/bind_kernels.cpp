@@ -69,8 +69,9 @@ static void attend(const std::string& isa, Matrix q, const PageList& pages, int 
                    OutMatrix out, bool int8, const KeyCentre& centre) {
   require(head_dim > 0 && head_dim % kLanes == 0 && head_dim <= kMaxHeadDim, "head_dim is not a multiple of 16");
   const int rows = int(q.shape(0)), group = int(q.shape(1)) / head_dim;
-  require(int(q.shape(1)) == group * head_dim && rows > 0 && first_position >= 0, "q must be [rows, group * head_dim]");
-  require(first_position + rows <= int(pages.size()) * kPage, "fewer pages than positions");
+  require(group > 0 && int(q.shape(1)) == group * head_dim && rows > 0 && first_position >= 0,
+          "q must be [rows, group * head_dim]");
+  require(int64_t(first_position) + rows <= int64_t(pages.size()) * kPage, "fewer pages than positions");
   require(out.shape(0) == q.shape(0) && out.shape(1) == q.shape(1), "out must have the shape of q");
   std::vector<float> partials(size_t(rows + 1) * group * partial_floats(head_dim));
   std::vector<uint16_t> unpacked(size_t(kPart) * 2 * head_dim);
@@ -137,10 +138,9 @@ void bind_kernels(nb::module_& m) {
       "gather_column",
       [](Format f, Bytes packed, int k, int64_t index, OutFloats out) {
         const FormatInfo i = format_info(f);
-        require(k % i.block_inputs == 0 && int(out.shape(0)) == k, "out must have k floats");
-        require(index >= 0 &&
-                    (index / kPanel + 1) * (int64_t(k) / i.block_inputs * i.block_bytes) <= int64_t(packed.shape(0)),
-                "column out of range");
+        require(k > 0 && k % i.block_inputs == 0 && int(out.shape(0)) == k, "out must have k floats");
+        const int64_t panels = int64_t(packed.shape(0)) / (int64_t(k) / i.block_inputs * i.block_bytes);
+        require(index >= 0 && index / kPanel < panels, "column out of range");
         gather_column(f, packed.data(), k, index, out.data());
       },
       "One column of a packed matrix, dequantised.");

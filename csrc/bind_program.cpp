@@ -84,7 +84,7 @@ static Product new_product(const Program& p, Format format, int n, int k, int64_
   product.weight = p.weight(format, n, k, offset);
   product.unit = unit;
   product.dest = Product::Pair;
-  require(unit > 0 && unit % kPanel == 0, "a unit is a whole number of panels");
+  require(unit > 0 && unit <= 1 << 20 && unit % kPanel == 0, "a unit is a whole number of panels, up to 2^20 columns");
   return product;
 }
 

@@ -44,12 +44,12 @@ struct SampleJob {
   }
 };
 
-// One team for all callers, who take turns; it sleeps between calls.
+// One team for all callers, who take turns; it sleeps between calls. A forked process makes its own.
 static void run_by(int threads, SampleJob& job) {
   static std::mutex mutex;
   static std::unique_ptr<Team> team;
   const std::lock_guard<std::mutex> lock(mutex);
-  if (!team || team->size() != threads) team = std::make_unique<Team>(threads);
+  if (!team || !team->is_here() || team->size() != threads) team = std::make_unique<Team>(threads);
   team->run(SampleJob::work, &job);
 }
 
@@ -59,6 +59,7 @@ static std::vector<int> sample(const std::vector<const Sampler*>& samplers, Rows
   require(logits.shape(0) == samplers.size() && masks.size() == samplers.size(), "one row, sampler and mask each");
   std::vector<const uint32_t*> allow;
   for (size_t i = 0; i < samplers.size(); i++) {
+    require(samplers[i], "one row, sampler and mask each");
     require(int64_t(logits.shape(1)) >= samplers[i]->vocab(), "a row is shorter than the vocabulary");
     require(!masks[i] || int64_t(masks[i]->shape(0)) * 32 >= samplers[i]->vocab(),
             "a mask is shorter than the vocabulary");
@@ -81,6 +82,11 @@ void qwell::bind_sampler(nb::module_& m) {
              float repetition, float presence, float frequency, uint64_t seed, uint64_t choice, int min_tokens,
              std::vector<std::pair<int32_t, float>> bias, std::vector<int32_t> stop_ids) {
             require(vocab >= 1 && vocab <= 1 << 23, "a vocabulary of 1 to 2^23 tokens can be sampled");
+            // Beyond these a draw has no end, or none is left to draw; SamplingParams says it to people.
+            require(temperature == 0 || (temperature >= 1e-5 && temperature <= 100),
+                    "temperature is neither 0 nor in 1e-5 .. 100");
+            require(top_p > 0 && top_p <= 1 && min_p >= 0 && min_p <= 1 && top_k >= 0,
+                    "top_p, min_p or top_k is out of range");
             const SamplingRule rule{temperature, top_p,     min_p, top_k,  repetition,
                                     presence,    frequency, seed,  choice, min_tokens};
             const std::vector<int32_t> ids(prompt.data(), prompt.data() + prompt.shape(0));

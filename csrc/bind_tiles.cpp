@@ -77,9 +77,10 @@ void tile_attention(const std::string& isa, Matrix q, Pages pages, int head_dim,
   require(head_dim > 0 && head_dim % kLanes == 0 && head_dim <= kMaxHeadDim, "head_dim is not a multiple of 16");
   const int rows = int(q.shape(0)), group = int(q.shape(1)) / head_dim;
   const int64_t width = q.shape(1);
-  require(width == group * head_dim && rows > 0 && first_position >= 0, "q must be [rows, group * head_dim]");
+  require(group > 0 && width == group * head_dim && rows > 0 && first_position >= 0,
+          "q must be [rows, group * head_dim]");
   require(int64_t(pages.shape(1)) == kv_page_bytes(head_dim, false), "pages have the wrong size");
-  require(first_position + rows <= int(pages.shape(0)) * kPage, "fewer pages than positions");
+  require(int64_t(first_position) + rows <= int64_t(pages.shape(0)) * kPage, "fewer pages than positions");
   require(out.shape(0) == q.shape(0) && out.shape(1) == q.shape(1), "out must have the shape of q");
   std::vector<const uint8_t*> at;
   for (size_t i = 0; i < pages.shape(0); i++) at.push_back(pages.data() + i * pages.shape(1));

@@ -1,8 +1,6 @@
 // Building a program: slots, checks, and how the work of a phase is cut for the threads.
 #include "program.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstring>
 #include <mutex>
@@ -18,19 +16,23 @@ static void require(bool condition, const std::string& what) {
 }
 
 static int padded(int n, int to) { return (n + to - 1) / to * to; }
+static constexpr int kMostWidth = 1 << 20, kMostColumns = 1 << 30;  // far below what int can count
+
 static int64_t padded_bytes(int64_t n) { return (n + 63) / 64 * 64; }
 
 Program::Program(Shape s, int max_rows, int threads, const Kernels& kernels, Region weights)
-    : shape(s), max_rows(max_rows), team_(threads), kernels_(kernels), weights_(std::move(weights)), owner_(getpid()) {
+    : shape(s), max_rows(max_rows), team_(threads), kernels_(kernels), weights_(std::move(weights)) {
   require(max_rows >= 1 && max_rows <= 4096, "max_rows is not in 1 .. 4096");
   require(s.head_dim > 0 && s.head_dim % kLanes == 0 && s.head_dim <= kMaxHeadDim,
           "head_dim " + std::to_string(s.head_dim) + " is not a multiple of 16 up to 256");
+  require(int64_t(s.heads) * s.head_dim <= kMostWidth, "more heads than a slot is wide");
 }
 
 Program::~Program() = default;
 
 int Program::slot(int width) {
-  require(width > 0 && slots_.empty(), "a slot needs a width, before the program is finished");
+  require(width > 0 && width <= kMostWidth && slots_.empty(),
+          "a slot needs a width up to 2^20, before the program is finished");
   width_.push_back(width);
   // An input can be read to its padded k; an odd number of lines, so that rows do not share cache sets.
   stride_.push_back(padded(width, 256) + kLanes);
@@ -39,7 +41,7 @@ int Program::slot(int width) {
 
 Weight Program::weight(Format format, int n, int k, int64_t offset) const {
   const FormatInfo info = format_info(format);
-  require(n > 0 && k > 0, "a weight needs rows and columns");
+  require(n > 0 && k > 0 && n <= kMostColumns && k <= kMostWidth, "a weight needs rows and columns, up to 2^30 x 2^20");
   const int k_padded = padded(k, info.integer ? std::max(info.block_inputs, kGroup) : 2);
   const int64_t panel = int64_t(k_padded) / info.block_inputs * info.block_bytes;
   const int64_t bytes = padded(n, kPanel) / kPanel * panel;
@@ -213,15 +215,18 @@ void Program::finish() {
   int64_t floats = 0;
   for (int stride : stride_) floats += int64_t(stride) * max_rows;
   arena_ = Region(floats * 4, true);
-  float* next = reinterpret_cast<float*>(arena_.data());
-  for (int stride : stride_) slots_.push_back(next), next += int64_t(stride) * max_rows;
   shared_ = Region(RowStore::bytes(max_rows, max_k_), true);
   shared_rows_ = std::make_unique<RowStore>(shared_.data(), max_rows, max_k_);
+  scratch_.clear();  // of an attempt that failed
   for (int i = 0; i < threads(); i++) scratch_.push_back(std::make_unique<Scratch>(shape, max_rows, max_k_, max_unit_));
+  times_.assign(phases_.size(), 0);
+  std::vector<float*> slots;
+  float* next = reinterpret_cast<float*>(arena_.data());
+  for (int stride : stride_) slots.push_back(next), next += int64_t(stride) * max_rows;
   for (Phase& phase : phases_)
     if (phase.kind == Phase::Linear) cut_units(phase, threads());
   find_packed();
-  times_.assign(phases_.size(), 0);
+  slots_ = std::move(slots);  // last: with them the program is finished
 }
 
 std::vector<int64_t> Program::take_times() {
@@ -247,8 +252,9 @@ void Program::check(const Batch& b, const KvCache& kv) const {
   for (int s = 0; s < b.seqs; s++) {
     const int begin = b.row_splits[s], end = b.row_splits[s + 1];
     require(begin < end && end <= b.rows && b.past[s] >= 0, "a sequence without rows");
+    require(b.prompt_len[s] >= 0, "a prompt of less than no tokens");
     const int64_t last = int64_t(b.past[s]) + end - begin;
-    require(last <= int64_t(b.max_pages) * kPage, "a sequence has fewer pages than tokens");
+    require(last <= int64_t(std::min(b.max_pages, kv.pages)) * kPage, "a sequence has fewer pages than tokens");
     for (int r = begin; r < end; r++)
       require(b.positions[r] == b.past[s] + r - begin, "positions do not follow the past");
     for (int p = 0; p < (last + kPage - 1) / kPage; p++) {

@@ -149,7 +149,6 @@ class Program {
   std::unique_ptr<RowStore> shared_rows_;
   std::vector<int64_t> times_;
   std::mutex one_step_;
-  int64_t owner_;  // process id
   int max_k_ = 0, max_unit_ = kPanel;
 };
 

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <stdexcept>
 
 #include "memory.h"
 
@@ -99,7 +100,8 @@ std::vector<int32_t> largest(const float* x, int vocab, int n) {
   n = std::min(n, vocab);
   if (n <= 0) return {};
   Logits& row = scratch(0);
-  row.take(select_kernels(), x, nullptr, vocab);
+  // A NaN has no place in an order: fewer than n would be found.
+  if (!row.take(select_kernels(), x, nullptr, vocab)) throw std::invalid_argument("a logit is NaN or +infinity");
   std::vector<int32_t> ids = select(row, n).ids;
   std::stable_sort(ids.begin(), ids.end(), [x](int32_t a, int32_t b) { return x[a] > x[b]; });
   return ids;

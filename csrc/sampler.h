@@ -70,7 +70,8 @@ class Sampler {
   std::unordered_map<int32_t, int> place_;  // of a token in seen_
 };
 
-// The ids of the n largest of x[vocab], largest first, ties to the lowest id; x is NaN-free.
+// The ids of the n largest of x[vocab], largest first, ties to the lowest id. Throws
+// std::invalid_argument if one is NaN or +infinity.
 std::vector<int32_t> largest(const float* x, int vocab, int n);
 // log of the sum of exp(x), over n NaN-free logits, not all -infinity.
 double log_sum_exp(const float* x, int n);

@@ -1,6 +1,4 @@
 // One step: every worker walks the phases; a barrier ends each.
-#include <unistd.h>
-
 #include <chrono>
 #include <cmath>
 #include <mutex>
@@ -11,7 +9,7 @@
 namespace qwell {
 
 void Program::step(const Batch& batch, KvCache& kv, float* logits) {
-  if (getpid() != owner_)
+  if (!team_.is_here())
     throw std::logic_error("this model was loaded before a fork: load it in the process that uses it");
   std::lock_guard lock(one_step_);
   check(batch, kv);

@@ -16,6 +16,9 @@ class Team {
   Team(const Team&) = delete;
 
   int size() const { return size_; }
+  // False in a process forked from the one that made it: its threads are not there, so nothing may run; it
+  // may be destroyed.
+  bool is_here() const;
   // Runs work(context, id) on every worker, ids 0 .. size - 1, and returns when all are done. All
   // of them compute by the default rules of floating point, whatever the caller's are.
   void run(void (*work)(void*, int), void* context);
@@ -28,6 +31,7 @@ class Team {
   void stop();
 
   int size_;
+  int64_t owner_;  // process id
   std::atomic<uint32_t> epoch_{0}, turn_{0}, arrived_{0};
   std::atomic<bool> stop_{false};
   void (*work_)(void*, int) = nullptr;

@@ -172,6 +172,22 @@ def test_a_fault_ends_its_own_request_alone() -> None:
     assert engine.cache.num_free == engine.cache.pool.num_pages and not engine.has_work
 
 
+@pytest.mark.parametrize("num_top", [0, 2])
+def test_a_prompt_whose_logits_are_not_finite_ends_its_own_request(num_top: int) -> None:
+    backend = Scripted(lambda known: -1 if known[0] == 7 and len(known) > 1 else known[0])
+    engine = make_engine(backend, max_rows=16)
+    well = ask([5, 1], temperature=0, max_tokens=6)
+    bad = ask([7, *range(40)], temperature=0, max_tokens=6, prompt_logprobs=num_top)
+    replies = [engine.submit(r) for r in (well, bad)]
+    while not replies[1].is_finished:
+        engine.step()
+    assert replies[1].num_output == 0 and replies[1].lease is None  # with its first chunk
+    with pytest.raises(QwellError, match=r"not finite at position 2.*verify"):
+        replies[1].take()
+    assert finish(engine, replies[0])[0].token_ids == (5,) * 6
+    assert engine.cache.num_free == engine.cache.pool.num_pages and not engine.has_work
+
+
 def test_a_step_that_fails_loses_no_request() -> None:
     class Failing(Rowwise):
         fails = True

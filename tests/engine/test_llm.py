@@ -201,6 +201,11 @@ def test_logprobs_of_a_text() -> None:
         llm.logprobs([])
     with pytest.raises(ContextLengthError):
         llm.logprobs([1] * 513)
+    for bad in ([1.5, 2.0], "abc"):
+        with pytest.raises(UsageError, match="token ids"):
+            llm.logprobs(bad)
+        with pytest.raises(UsageError, match="token ids"):
+            llm.logits(bad)
 
 
 def test_logprobs_of_a_reply_are_of_the_raw_distribution() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from time import perf_counter
 from typing import Any
 
@@ -155,11 +157,43 @@ def test_wrong_shapes_are_refused() -> None:
         ([make(101)], [None]),
         ([make(100)], []),
         ([make(100)], [np.zeros(3, np.int32)]),
+        ([None], [None]),
     ):
         with pytest.raises(ValueError, match=r"row|mask"):
             _core.sample(samplers, rows, masks)
     with pytest.raises(ValueError, match="vocabulary"):
         make(2**23 + 1)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [{"top_p": 0.0}, {"min_p": 2.0}, {"top_k": -1}, {"temperature": -1.0}, {"temperature": np.nan}],
+)
+def test_a_rule_without_an_end_is_refused(rule: dict[str, float]) -> None:
+    """SamplingParams never makes one."""
+    whole: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "min_p": 0.0, "top_k": 0}
+    rest: dict[str, Any] = {"repetition": 1.0, "presence": 0.0, "frequency": 0.0, "seed": 1}
+    rest |= {"choice": 0, "min_tokens": 0, "bias": [], "stop_ids": []}
+    with pytest.raises(ValueError, match=r"temperature|top_p"):
+        _core.Sampler(vocab=9, prompt=np.zeros(0, np.int32), **(whole | rule), **rest)
+
+
+def test_a_forked_process_samples_with_threads_of_its_own() -> None:
+    script = """
+import os, signal
+import numpy as np
+from qwell.engine.sampler import new_sampler, sample
+from qwell.engine.types import SamplingParams
+samplers = [new_sampler(SamplingParams(), [1], vocab_size=99, seed=i) for i in range(8)]
+rows = np.random.default_rng(0).normal(0, 3, (8, 99)).astype(np.float32)
+want = sample(samplers, rows, num_threads=2)
+if os.fork() == 0:
+    signal.alarm(20)
+    os._exit(7 if sample(samplers, rows, num_threads=2) == want else 8)
+os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], timeout=60, check=False)
+    assert done.returncode == 7
 
 
 def test_weights_are_the_exponential() -> None:
@@ -178,6 +212,14 @@ def test_weights_are_the_exponential() -> None:
 def test_largest_is_the_head_of_a_stable_sort(size: int, n: int, seed: int, values: int) -> None:
     x = np.random.default_rng(seed).integers(0, values, size).astype(np.float32)
     assert largest(x, n) == slow.largest(x, n).tolist()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_largest_refuses_what_has_no_order(bad: float) -> None:
+    x = np.full(1000, bad, np.float32)
+    for n in (1, 5, 1000):
+        with pytest.raises(ValueError, match="NaN"):
+            largest(x, n)
 
 
 def test_largest_of_a_whole_vocabulary() -> None:

@@ -413,3 +413,17 @@ def test_attention_adversaries(group: int, first: int) -> None:
     for isa in TABLES:
         assert_same_bits(run(isa, 0, rows), want, isa)
         assert_same_bits(run(isa, 2, 5), want[2:5], isa)
+
+
+def test_a_place_beyond_all_numbers_is_refused() -> None:
+    """Products and sums of it would be small again."""
+    half, floats = np.zeros((1, 2 * 64 * 64 * 2), np.uint8), np.zeros((1, 64), np.float32)
+    for first in (64, 2**31 - 1):
+        with pytest.raises(ValueError, match="fewer pages"):
+            _core.attention("scalar", floats, half, 64, first, floats.copy())
+    with pytest.raises(ValueError, match="q must be"):
+        _core.attention("scalar", floats[:, :0], half, 64, 0, floats[:, :0].copy())
+    panel = np.zeros(576, np.uint8)
+    for column in (-1, 32, 2**62):
+        with pytest.raises(ValueError, match="column"):
+            _core.gather_column(_core.Format.Q4_0, panel, 32, column, np.zeros(32, np.float32))

@@ -158,6 +158,7 @@ def good_batch(model: NativeModel) -> dict:
         ("row_splits", [0, 35_000_000, 4], "without rows"),
         ("past", [0, 128], "fewer pages"),
         ("past", [-1, 64], "without rows"),
+        ("prompt_len", [3, -(2**31)], "less than no"),
         ("positions", [0, 1, 2, 65], "positions"),
         ("out_rows", [2, 4], "out of range"),
         ("page_table", [[0, 0], [1, 4]], "page is out"),
@@ -171,6 +172,46 @@ def test_bad_batches_are_refused(field: str, value: list, message: str, tmp_path
     model.step(Batch(**parts))
     with pytest.raises(ValueError, match=message):
         model.step(Batch(**parts | {field: np.array(value, np.int32)}))
+
+
+def test_a_sequence_longer_than_the_cache_is_refused(tmp_path: Path) -> None:
+    """A page that comes twice in its table: there are fewer angles of int8 keys than places."""
+    checkpoint, pack = tiny(tmp_path)
+    model = open_native(checkpoint, pack, kv_dtype="int8")
+    with pytest.raises(ValueError, match="fewer pages"):
+        model.step(Batch.make([[4]], past=[64], kv=model.new_kv(1), pages=[[0, 0]]))
+
+
+def test_a_program_that_could_not_be_finished_takes_no_step(tmp_path: Path) -> None:
+    script = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from qwell import _core
+inputs = 1 << 16
+path = Path(sys.argv[1]) / "w.bin"
+path.write_bytes(bytes(32 * inputs * 4))
+made = _core.Program(64, 4, 2, 16, 1, 32, 4096, 1, str(path), 32 * inputs * 4)
+slot, head = made.slot(inputs), made.product(_core.Format.F32, 32, inputs, 0, 32)
+head.to_output()
+made.linear("head", slot, False, False, None, 0.0, [head])
+none, angles = np.zeros(0, np.float32), np.ones(8, np.float32)
+kv = _core.KvCache(1, 2, 16, 1, none, none, angles, False)
+mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+_, most = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (mapped + (1200 << 20), most))  # the slots alone fit
+try:
+    made.finish()
+except MemoryError:
+    zero, one = np.zeros(1, np.int32), np.ones(1, np.int32)
+    parts = (zero, np.array([0, 1], np.int32), zero, one, zero, zero, zero[None])
+    try:
+        made.step(*parts, kv, np.zeros((1, 32), np.float32))
+    except ValueError as error:
+        sys.exit(7 if "not finished" in str(error) else 8)
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], timeout=60, check=False)
+    assert done.returncode == 7
 
 
 def test_too_many_rows(tmp_path: Path) -> None:
@@ -215,6 +256,25 @@ sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
     tiny(tmp_path)
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], timeout=60, check=False)
     assert done.returncode == 7
+
+
+def test_a_forked_child_can_let_go_of_a_program(tmp_path: Path) -> None:
+    """Its threads are not there: to wait for them was a fault of memory, or had no end."""
+    program(tmp_path)
+    script = """
+import os, signal, sys, threading
+from qwell import _core
+made = [_core.Program(64, 4, 2, 16, 1, 96, 8, 4, sys.argv[1], 1 << 16) for _ in range(3)]
+if os.fork() == 0:
+    signal.alarm(20)
+    for _ in range(9):  # these may get the memory of those
+        threading.Thread(target=lambda: None).start()
+    made.clear()
+    os._exit(7)
+os._exit(os.waitstatus_to_exitcode(os.wait()[1]) % 256)
+"""
+    argv = [sys.executable, "-c", script, str(tmp_path / "w.bin")]
+    assert subprocess.run(argv, timeout=60, check=False).returncode == 7
 
 
 def test_threads_of_python_take_turns(tmp_path: Path) -> None:
@@ -281,6 +341,9 @@ ONES = np.ones(64, np.float32)
     "fault",
     [
         lambda p: p.slot(0),
+        lambda p: p.slot(2**31 - 1),
+        lambda p: p.product(_core.Format.Q8_0, 2**31 - 1, 64, 0, 32),
+        lambda p: p.product(_core.Format.Q8_0, 64, 2**31 - 1, 0, 32),
         lambda p: p.embed(0, _core.Format.Q8_0, 96, 2048, 0),
         lambda p: p.embed(2, _core.Format.Q8_0, 32, 64, 0),
         lambda p: p.attention(0, 1, 0),

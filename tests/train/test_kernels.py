@@ -3,6 +3,8 @@ form this CPU has."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
@@ -261,3 +263,23 @@ def test_an_instruction_set_that_is_forced_off_is_not_used(
 def test_a_form_that_does_not_run_here_is_refused() -> None:
     with pytest.raises(ValueError, match="'neon' do not run here"):
         train_kernels(1, "neon")
+
+
+def test_a_forked_process_has_kernels_of_its_own() -> None:
+    """One that uses those of its parent waits for ever for threads that stayed behind."""
+    script = """
+import os, signal
+import torch
+from qwell.train import kernels
+torch.set_num_threads(2)
+x, y = torch.ones(64, 256), torch.empty(64, 256, dtype=torch.bfloat16)
+def work() -> None:
+    kernels.core().round(x.data_ptr(), x.numel(), y.data_ptr())
+work()
+if os.fork() == 0:
+    signal.alarm(20)
+    work()
+    os._exit(7)
+os._exit(os.waitstatus_to_exitcode(os.wait()[1]) % 256)
+"""
+    assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == 7

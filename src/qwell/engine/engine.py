@@ -205,7 +205,7 @@ class Engine:
         ends = list(accumulate(part.num_logits for part in parts))
         for part, end in zip(parts, ends, strict=True):
             if part.reply.wants_prompt_logits:
-                part.reply.score_prompt(logits[end - part.rows : end])
+                _score(part.reply, logits[end - part.rows : end])
         chosen = iter(self._choose(parts, logits, ends))
         for part in parts:
             reply = part.reply
@@ -213,6 +213,8 @@ class Engine:
                 self.cache.computed(reply.lease, reply.tokens, reply.num_prompt, part.done)
             if part.is_last:
                 self._advance(reply, *next(chosen))
+            elif reply.is_finished:  # by a fault of its prompt
+                self.cancel(reply)
             reply.computed = part.done  # last: an interrupt before it computes these rows again
 
     def _choose(
@@ -261,6 +263,14 @@ class Engine:
             reply.error = error
         if reply.is_finished:
             self.cancel(reply)
+
+
+def _score(reply: Reply, logits: F32) -> None:
+    """Scores a prompt; logits that are not finite end their own request alone."""
+    try:
+        reply.score_prompt(logits)
+    except QwellError as error:
+        reply.error = error
 
 
 def _mask(reply: Reply) -> Mask | None:

@@ -169,6 +169,7 @@ class LLM:
 
         Under the model's raw distribution, as in TokenLogprob.
         """
+        ids = _whole(ids)
         found = np.full(len(ids), np.nan, np.float32)
         at = 1
         self.engine.check_ids(ids)
@@ -180,7 +181,7 @@ class LLM:
 
     def logits(self, ids: Sequence[int], *, chunk: int = 64) -> Iterator[F32]:
         """Logits after every one of `ids`, as arrays [n <= chunk, vocab_size] float32, in order."""
-        return self.engine.logits(ids, chunk=chunk)
+        return self.engine.logits(_whole(ids), chunk=chunk)
 
     def _params(self, params: SamplingParams | None, overrides: dict[str, Any]) -> SamplingParams:
         if params is None:
@@ -190,10 +191,7 @@ class LLM:
     def _raw_ids(self, prompt: Any, allow_special: bool) -> tuple[int, ...]:
         if isinstance(prompt, str):
             return tuple(self.tokenizer.encode(prompt, allow_special=allow_special))
-        try:
-            return tuple(index(token) for token in prompt)
-        except TypeError as error:
-            raise UsageError("a raw prompt is a text or a sequence of token ids") from error
+        return _whole(prompt)
 
     def _chat_ids(self, messages: str | Messages, tools: Tools | None) -> tuple[int, ...]:
         from qwell.text.chat import encode_chat
@@ -241,6 +239,13 @@ class LLM:
                     self.engine.step()
         finally:
             self.engine.cancel(reply)
+
+
+def _whole(ids: Any) -> tuple[int, ...]:
+    try:
+        return tuple(index(token) for token in ids)
+    except TypeError as error:
+        raise UsageError("a raw prompt is a text or a sequence of token ids") from error
 
 
 def _is_id(value: object) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qwell.engine.loops import ends_in_loop
-from qwell.engine.sampler import Mask, largest, log_softmax_at, new_sampler
+from qwell.engine.sampler import Mask, largest, log_softmax_at, new_sampler, not_finite
 from qwell.engine.stops import StopStrings
 from qwell.engine.types import F32, Completion, Piece, Request, Timings, TokenLogprob, Usage
 from qwell.errors import QwellError
@@ -166,9 +166,12 @@ class Reply:
                 self._extend(self._forced.pop(0))
 
     def score_prompt(self, logits: F32) -> None:
-        """Takes logits [n, V] after the tokens `computed`, .. of the prompt."""
+        """Takes logits [n, V] after the tokens `computed`, .. of the prompt. Raises QwellError for
+        those that are not finite."""
         for at, row in enumerate(logits, self.computed + 1):
             if at == len(self._prompt_logprobs) < self.num_prompt:  # else it is known already
+                if not np.isfinite(row[: self.vocab_size].max()):
+                    raise not_finite(at)
                 top = self.params.prompt_logprobs or 0
                 self._prompt_logprobs.append(self._logprob(row, self.tokens[at], top))
 

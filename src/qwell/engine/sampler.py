@@ -71,12 +71,17 @@ def sample(
     ]
 
 
+def not_finite(position: int) -> QwellError:
+    """The fault of a row with a logit that is NaN or +infinity."""
+    return QwellError(
+        f"the model computed logits that are not finite at position {position}: "
+        "check the model file with `qwell verify`"
+    )
+
+
 def _fault(code: int, position: int) -> QwellError:
     if code == _core.NOT_FINITE:
-        return QwellError(
-            f"the model computed logits that are not finite at position {position}: "
-            "check the model file with `qwell verify`"
-        )
+        return not_finite(position)
     return QwellError(
         f"every token is masked at position {position}: lower min_tokens, remove stop ids, "
         "or widen the grammar"
@@ -86,7 +91,7 @@ def _fault(code: int, position: int) -> QwellError:
 def largest(x: F32, n: int) -> list[int]:
     """The ids of the n largest of x [V], largest first, ties to the lowest id. V <= n gives all.
 
-    x is NaN-free.
+    Raises ValueError if one is NaN or +infinity.
     """
     return _core.largest(x, n)
 

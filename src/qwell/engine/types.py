@@ -93,8 +93,8 @@ class SamplingParams:
             raise UsageError(f"temperature {self.temperature} is too small; use 0 for greedy")
         if self.top_p == 0:
             raise UsageError("top_p must be above 0; use temperature 0 for greedy")
-        if np.float32(self.repetition_penalty) == 0:
-            raise UsageError("repetition_penalty must be above 0; 1 turns it off")
+        if self.repetition_penalty < 1e-5:  # what is divided by less may come to infinity
+            raise UsageError("repetition_penalty must be at least 0.00001; 1 turns it off")
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise UsageError(
                 f"min_tokens {self.min_tokens} is more than max_tokens {self.max_tokens}"

@@ -7,6 +7,7 @@ operands of `product`; everything else goes to the slow twins in `functions.py`,
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import astuple
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from qwell.train.optim import Update
     from qwell.train.packed import Packed
 
-_made: dict[tuple[int, str | None], TrainKernels | None] = {}
+_made: dict[tuple[int, int, str | None], TrainKernels | None] = {}
 _off = 0
 _form: str | None = None
 
@@ -50,13 +51,14 @@ def forced(form: str) -> Iterator[None]:
 
 
 def core() -> TrainKernels | None:
-    """The kernels over as many threads as torch uses, or None where they do not run."""
+    """The kernels over as many threads as torch uses, or None where they do not run. A forked
+    process makes its own: the threads of its parent's are not there."""
     if _off:
         return None
-    key = torch.get_num_threads(), _form
+    key = os.getpid(), torch.get_num_threads(), _form
     if key not in _made:
         _made.clear()
-        _made[key] = train_kernels(*key)
+        _made[key] = train_kernels(*key[1:])
     return _made[key]
 
 
