@@ -254,7 +254,8 @@ void Program::check(const Batch& b, const KvCache& kv) const {
     require(begin < end && end <= b.rows && b.past[s] >= 0, "a sequence without rows");
     require(b.prompt_len[s] >= 0, "a prompt of less than no tokens");
     const int64_t last = int64_t(b.past[s]) + end - begin;
-    require(last <= int64_t(std::min(b.max_pages, kv.pages)) * kPage, "a sequence has fewer pages than tokens");
+    require(last <= int64_t(b.max_pages) * kPage, "a sequence has fewer pages than tokens");
+    require(!kv.int8 || last <= int64_t(kv.pages) * kPage, "an int8 sequence is longer than its cache");
     for (int r = begin; r < end; r++)
       require(b.positions[r] == b.past[s] + r - begin, "positions do not follow the past");
     for (int p = 0; p < (last + kPage - 1) / kPage; p++) {
