@@ -7,6 +7,8 @@ ends with `exit_code`; the library raises it. Anything else that escapes is a bu
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -43,13 +45,17 @@ class StorageError(QwellError):
     exit_code = 5
 
     @classmethod
-    def of(cls, error: OSError, path: Path, *, full: str, refused: str) -> StorageError:
-        """The operating system's refusal to write `path`, and what to do: `full` where there is no
-        room, `refused` for all else."""
-        if error.errno in _FULL:
-            return cls(f"the disk is full (writing {path}): {full}")
-        what = "is read-only or not yours" if error.errno in _FORBIDDEN else "cannot be written"
-        return cls(f"{path} {what} ({error.strerror or error}): {refused}")
+    @contextmanager
+    def instead(cls, path: Path, *, full: str, refused: str) -> Iterator[None]:
+        """Raised within for the operating system's refusal to write `path`. What to do: `full`
+        where there is no room, `refused` for all else."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _FULL:
+                raise cls(f"the disk is full (writing {path}): {full}") from error
+            what = "is read-only or not yours" if error.errno in _FORBIDDEN else "cannot be written"
+            raise cls(f"{path} {what} ({error.strerror or error}): {refused}") from error
 
 
 class CheckpointError(QwellError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from qwell.errors import StorageError, UsageError
@@ -130,15 +130,10 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> AbstractContextManager[None]:
     """Turns the operating system's refusals into StorageError."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError.of(
-            error,
-            path,
-            full="free some space, or write to a larger disk; nothing was changed",
-            refused="write somewhere else; nothing was changed",
-        ) from error
+    return StorageError.instead(
+        path,
+        full="free some space, or write to a larger disk; nothing was changed",
+        refused="write somewhere else; nothing was changed",
+    )

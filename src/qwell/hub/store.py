@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -245,16 +245,11 @@ def exclusive(path: Path, on_wait: Callable[[], None], *folders: Path) -> Iterat
         file_lock.release()
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> AbstractContextManager[None]:
     """Turns the operating system's refusals into StorageError: one line that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError.of(
-            error,
-            path,
-            full="free some space, or point QWELL_HOME at a larger disk; what is already here will "
-            "be used",
-            refused="point QWELL_HOME at a folder you can write",
-        ) from error
+    return StorageError.instead(
+        path,
+        full="free some space, or point QWELL_HOME at a larger disk; what is already here will "
+        "be used",
+        refused="point QWELL_HOME at a folder you can write",
+    )

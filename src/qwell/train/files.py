@@ -5,25 +5,20 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from qwell.checkpoint.appear import sync
 from qwell.errors import StorageError
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> AbstractContextManager[None]:
     """Turns the operating system's refusals into StorageError: one line that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError.of(
-            error,
-            path,
-            full="make room and run the same command again, it goes on from the last checkpoint",
-            refused="give a folder you can write with --out",
-        ) from error
+    return StorageError.instead(
+        path,
+        full="make room and run the same command again, it goes on from the last checkpoint",
+        refused="give a folder you can write with --out",
+    )
 
 
 @contextmanager
