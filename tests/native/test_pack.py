@@ -85,7 +85,7 @@ def test_key_follows_the_file(tmp_path: Path) -> None:
     assert before != packed_key([a, b])
 
 
-@pytest.mark.parametrize("fault", ["cut", "version", "json", "missing"])
+@pytest.mark.parametrize("fault", ["cut", "version", "json", "list", "no tensor", "missing"])
 def test_damaged_pack_is_one_line(fault: str, tmp_path: Path) -> None:
     checkpoint, pack = tiny(tmp_path)
     table, data = pack / "weights.json", pack / "weights.bin"
@@ -95,6 +95,12 @@ def test_damaged_pack_is_one_line(fault: str, tmp_path: Path) -> None:
         table.write_text(json.dumps(json.loads(table.read_text()) | {"version": 0}))
     elif fault == "json":
         table.write_text("{")
+    elif fault == "list":
+        table.write_text(json.dumps(json.loads(table.read_text()) | {"tensors": []}))
+    elif fault == "no tensor":
+        told = json.loads(table.read_text())
+        del told["tensors"]["model.norm.weight"]
+        table.write_text(json.dumps(told))
     else:
         data.unlink()
     with pytest.raises(StorageError, match="delete that folder") as caught:

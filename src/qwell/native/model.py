@@ -17,7 +17,7 @@ from qwell.model.weights import F32, LowRank, Rope, Weights, build_weights
 from qwell.native.build import build
 from qwell.native.cpu import default_threads, selected_isa
 from qwell.native.fuse import fuse, listing
-from qwell.native.packed import read_table
+from qwell.native.packed import damaged, read_table
 from qwell.native.record import record
 
 KV_DTYPES = ("bf16", "int8")
@@ -72,7 +72,10 @@ class NativeModel:
             from qwell.native.adapter import pack_adapters
 
             factors, data = pack_adapters(adapters, tensors, size)
-        weights = build_weights(config, tensors, factors)
+        try:
+            weights = build_weights(config, tensors, factors)
+        except KeyError as error:
+            raise damaged(folder, f"it has no {error}") from error
         phases = fuse(record(weights), fused)
         selected_isa()
         try:

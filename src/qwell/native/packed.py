@@ -76,9 +76,13 @@ def read_table(folder: Path) -> tuple[dict[str, PackedTensor], int]:
             name: PackedTensor(name, tuple(t["shape"]), t["dtype"], t["offset"], t["nbytes"], path)
             for name, t in table["tensors"].items()
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StorageError(
-            f"the packed model in {folder} is damaged ({error}): delete that folder, "
-            "the next start packs the model again"
-        ) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise damaged(folder, str(error)) from error
     return tensors, table["bytes"]
+
+
+def damaged(folder: Path, what: str) -> StorageError:
+    return StorageError(
+        f"the packed model in {folder} is damaged ({what}): delete that folder, "
+        "the next start packs the model again"
+    )
