@@ -167,12 +167,16 @@ def llama(path: Path, ids: Sequence[Sequence[int]], text: str) -> dict[str, Any]
 @pytest.mark.weights
 @pytest.mark.parametrize("dtype", ["bf16", "q8_0"])
 def test_llama_cpp_writes_our_text(
-    dtype: str, official_gguf: Callable[[str], Path], tmp_path: Path
+    dtype: str,
+    official_gguf: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """llama.cpp against the program, both on the export. Each rounds keys, values and activations
     in its own way: where they differ, the program's two best tokens are near each other."""
-    out = tmp_path / "x.gguf"
-    export(str(official_gguf("0.5b")), out, format="gguf", dtype=dtype)
+    source, out = official_gguf("0.5b"), tmp_path / "x.gguf"
+    monkeypatch.setenv("QWELL_HOME", str(tmp_path / "home"))  # its pack goes with it
+    export(str(source), out, format="gguf", dtype=dtype)
     llm = load(str(out), ctx=512)
     ids, text = prompt_ids(llm), "def f(x):\n  return 12345<|im_end|>\n<tool_call>"
     found = llama(out, ids, text)
