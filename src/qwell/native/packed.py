@@ -82,6 +82,7 @@ def read_table(folder: Path) -> tuple[dict[str, PackedTensor], int]:
 
 
 def damaged(folder: Path, what: str) -> StorageError:
+    """The fault of a pack that cannot be used, and what to do."""
     return StorageError(
         f"the packed model in {folder} is damaged ({what}): delete that folder, "
         "the next start packs the model again"
