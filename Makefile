@@ -10,7 +10,7 @@ CORE := $(wildcard csrc/*.cpp csrc/*.h csrc/kernels/*.cpp csrc/kernels/*.h csrc/
 CHECK := $(wildcard tests/cross/*.cpp tests/cross/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help run tools test test-slow lint fix sanitize neon-check bench bench-peers bench-serve proof-verify proof-one-answer proof-fuzz proof-overload proof-lives proof-survival proof-learn proof-tour bench-train clean
+.PHONY: help run tools test test-slow lint fix sanitize neon-check amx-check bench bench-peers bench-serve proof-verify proof-one-answer proof-fuzz proof-overload proof-lives proof-survival proof-learn proof-tour bench-train clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 24
@@ -45,6 +45,9 @@ sanitize: $(VENV)/.dev  ## the native tests under the address and undefined-beha
 
 neon-check: $(VENV)/.dev  ## the core built for AArch64, its kernels run under emulation against scalar
 	@tools/neon_check.sh
+
+amx-check: $(VENV)/.dev  ## the kernels for AMX on a CPU without it: every tile instruction trapped and emulated
+	@tools/amx_check.sh
 
 bench: $(VENV)/.built  ## speed of MODEL, and how near it is to what this machine gives at best
 	@$(BIN)/qwell bench $(MODEL)
