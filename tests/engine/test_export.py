@@ -154,7 +154,7 @@ def test_pages_of_different_adapters_never_meet() -> None:
     ]
     cached = []
     for engine in (*engines, engines[1]):
-        engine.cache = engine._roster._cache = engines[0].cache
+        engine.cache = engine._scheduler._cache = engines[0].cache
         engine._kv = engines[0]._kv
         reply = engine.submit(Request(prompt_ids=ids, params=params))
         while not reply.is_finished:

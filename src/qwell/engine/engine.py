@@ -2,8 +2,8 @@
 
 Synchronous: `submit` gives a `Reply`, every `step` moves all of them on, the caller reads them
 with `Reply.take`; threads that share an engine take turns. Which rows go into a step, and who gets
-pages, is the business of `roster.py`. A request that gave its pages back is computed again later; a
-row keeps its role (prompt or reply), so its numbers and its tokens stay the same.
+pages, is the business of `scheduler.py`. A request that gave its pages back is computed again
+later; a row keeps its role (prompt or reply), so its numbers and its tokens stay the same.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from qwell.engine.grammar import GrammarCompiler
 from qwell.engine.kv_cache import PagePool, pages_for
 from qwell.engine.memory import kv_bytes
 from qwell.engine.plan import Part, Shape, batch_of, shape_of
+from qwell.engine.policy import Pace
 from qwell.engine.prefix_cache import Lease, PrefixCache
 from qwell.engine.reply import Reply
-from qwell.engine.roster import Roster
 from qwell.engine.sampler import Mask, sample
-from qwell.engine.scheduler import Pace
+from qwell.engine.scheduler import Scheduler
 from qwell.engine.types import F32, Backend, Request
 from qwell.errors import ContextLengthError, MemoryBudgetError, QwellError, UsageError
 from qwell.model.batch import PAGE_SIZE, Batch
@@ -74,7 +74,7 @@ class Engine:
             roles_differ=getattr(backend, "roles_differ", True),
             enabled=prefix_cache,
         )
-        self._roster = Roster(self.cache, max_seqs=max_seqs, adapter_id=adapter_id)
+        self._scheduler = Scheduler(self.cache, max_seqs=max_seqs, adapter_id=adapter_id)
         self._kv = backend.new_kv(num_pages)
         # Logits of a step, used again and again: arrays of their own stay in malloc's arenas.
         self._out_logits = np.empty((max_seqs, backend.config.vocab_size), np.float32)
@@ -92,11 +92,11 @@ class Engine:
     @property
     def running(self) -> tuple[Reply, ...]:
         """Those that hold pages, oldest first."""
-        return self._roster.running
+        return self._scheduler.running
 
     @property
     def waiting(self) -> tuple[Reply, ...]:
-        return self._roster.waiting
+        return self._scheduler.waiting
 
     def commit(self) -> None:
         """Takes the memory of all keys and values from the system now, not as pages are first used,
@@ -145,7 +145,7 @@ class Engine:
         """Queues what `prepare` gave."""
         if not reply.is_finished:
             with self._lock:
-                self._roster.add(reply)
+                self._scheduler.add(reply)
 
     def check(self, request: Request) -> None:
         """Raises what `submit` would raise."""
@@ -173,7 +173,7 @@ class Engine:
     def cancel(self, reply: Reply) -> None:
         """Forgets a request and frees its pages at once. Nothing happens if it has ended."""
         with self._lock:
-            self._roster.remove(reply)
+            self._scheduler.remove(reply)
 
     def step(self) -> None:
         """Computes one batch and lets every reply whose logits came out choose its token.
@@ -184,7 +184,7 @@ class Engine:
         with self._lock:
             begin = perf_counter()
             self.last_shape = Shape()
-            parts = self._roster.plan(self.pace, self.max_rows)
+            parts = self._scheduler.plan(self.pace, self.max_rows)
             if parts:
                 self.last_shape = shape_of(parts)
                 self._compute(parts)
@@ -239,7 +239,7 @@ class Engine:
     def _logits(self, ids: Sequence[int], chunk: int) -> Iterator[F32]:
         lease = Lease("")
         with self._lock:
-            self._roster.make_room(lease, len(ids))
+            self._scheduler.make_room(lease, len(ids))
         try:
             for at in range(0, len(ids), chunk):
                 batch = Batch.make(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwell.engine.loops import ends_in_loop
-from qwell.engine.scheduler import (
+from qwell.engine.policy import (
     MIN_ROWS,
     MOST_GROWTH,
     SCORED_ROWS,
