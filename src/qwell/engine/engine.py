@@ -59,19 +59,17 @@ class Engine:
         load_ms: float | None = None,
     ) -> None:
         num_pages = pages_for(max_context) if num_pages is None else num_pages
-        max_rows = min(max_rows, getattr(backend, "max_rows", max_rows))
+        max_rows = min(max_rows, backend.max_rows)
         if num_pages < pages_for(max_context) or not 0 < max_seqs < max_rows:
             raise ValueError("an engine needs the pages of one context and more rows than requests")
         self.backend, self.tokenizer = backend, tokenizer
         self.eos_ids, self.load_ms = tuple(eos_ids), load_ms
         self.max_context, self.max_seqs, self.max_rows = max_context, max_seqs, max_rows
-        self._num_threads: int = getattr(backend, "num_threads", 1)
-        self._kv_dtype: str = getattr(backend, "kv_dtype", "float32")
         self.vocab_size = min(backend.config.vocab_size, tokenizer.vocab_size)
         self.grammars = GrammarCompiler(tokenizer, vocab_size=self.vocab_size, eos_ids=self.eos_ids)
         self.cache = PrefixCache(
             PagePool(num_pages),
-            roles_differ=getattr(backend, "roles_differ", True),
+            roles_differ=backend.roles_differ,
             enabled=prefix_cache,
         )
         self._scheduler = Scheduler(self.cache, max_seqs=max_seqs, adapter_id=adapter_id)
@@ -113,7 +111,7 @@ class Engine:
     def cache_bytes(self) -> int:
         """Of keys and values, when all pages are used."""
         tokens = self.cache.pool.num_pages * PAGE_SIZE
-        return kv_bytes(self.backend.config, tokens, self._kv_dtype)
+        return kv_bytes(self.backend.config, tokens, self.backend.kv_dtype)
 
     def submit(self, request: Request) -> Reply:
         """Prepares a request and queues it."""
@@ -193,10 +191,10 @@ class Engine:
     def step_bytes(self, shape: Shape) -> int | None:
         """Weights, keys and values that a step of replies alone reads; None if the back end does
         not say."""
-        weights: int | None = getattr(self.backend, "read_bytes", None)
+        weights = self.backend.read_bytes
         if not weights or not shape.replies:
             return None
-        return weights + kv_bytes(self.backend.config, shape.context, self._kv_dtype)
+        return weights + kv_bytes(self.backend.config, shape.context, self.backend.kv_dtype)
 
     def _compute(self, parts: list[Part]) -> None:
         for part in parts:
@@ -224,7 +222,7 @@ class Engine:
         ready = [(p.reply, end - 1) for p, end in zip(parts, ends, strict=True) if p.is_last]
         rows = logits if len(ready) == len(logits) else logits[[row for _, row in ready]]
         samplers, masks = [r.sampler for r, _ in ready], [_mask(r) for r, _ in ready]
-        return zip(sample(samplers, rows, masks, self._num_threads), rows, strict=True)
+        return zip(sample(samplers, rows, masks, self.backend.num_threads), rows, strict=True)
 
     def logits(self, ids: Sequence[int], *, chunk: int = 64) -> Iterator[F32]:
         """Logits after every one of `ids`, read as a prompt: arrays [n <= chunk, V], in order.
