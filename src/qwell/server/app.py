@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
@@ -23,13 +23,12 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp
 
-from qwell.server.auth import NOBODY, Gate, Tenant
-from qwell.server.chat import ChatExchange
-from qwell.server.completions import TextExchange
+from qwell.server.auth import NOBODY, Gate
 from qwell.server.errors import ApiError, ignored, retry_after
-from qwell.server.exchange import Exchange, Json
+from qwell.server.exchange import Json
 from qwell.server.guard import Guard
 from qwell.server.json_body import read_json
+from qwell.server.kinds import CHAT, COMPLETIONS, exchange_of
 from qwell.server.metrics import metrics_text
 from qwell.server.openapi import document
 from qwell.server.page_files import page_files
@@ -59,19 +58,6 @@ class _Page:
     body: type | None
     media: str
     run: Callable[..., Any]
-
-
-def exchange_of(
-    served: Served, path: str, value: Any, tenant: Tenant, *, strict: bool, truth: bool = False
-) -> Exchange:
-    """A request to one of the two completion routes, read. Raises ApiError, QwellError."""
-    if path == "/v1/chat/completions":
-        chat, ignored = read(ChatRequest, value, strict=strict)
-        chat = replace(chat, qwell=replace(chat.qwell, truth=chat.qwell.truth or truth))
-        return ChatExchange(served, chat, ignored, tenant)
-    raw, ignored = read(TextRequest, value, strict=strict)
-    raw = replace(raw, qwell=replace(raw.qwell, truth=raw.qwell.truth or truth))
-    return TextExchange(served, raw, ignored, tenant)
 
 
 class App:
@@ -108,10 +94,9 @@ class App:
 
     @cached_property
     def _pages(self) -> list[_Page]:
-        chat, raw = "/v1/chat/completions", "/v1/completions"
         return [
-            _Page("POST", chat, "the next message of a chat", ChatRequest, JSON, self._complete),
-            _Page("POST", raw, "how a text goes on", TextRequest, JSON, self._complete),
+            _Page("POST", CHAT, "the next message of a chat", ChatRequest, JSON, self._complete),
+            _Page("POST", COMPLETIONS, "how a text goes on", TextRequest, JSON, self._complete),
             _Page("GET", "/v1/models", "the model", None, JSON, self._models),
             _Page("GET", "/v1/models/{model:path}", "the model", None, JSON, self._model),
             _Page(
