@@ -59,16 +59,6 @@ def export(
     return all(kind in ("F32", own) for own, kind in kinds)
 
 
-def export_hf(model: str, out: str | Path, *, dtype: str = "bf16", **options: object) -> bool:
-    """`export` with format 'hf'."""
-    return export(model, out, format="hf", dtype=dtype, **options)  # type: ignore[arg-type]
-
-
-def export_gguf(model: str, out: str | Path, *, dtype: str = "bf16", **options: object) -> bool:
-    """`export` with format 'gguf'."""
-    return export(model, out, format="gguf", dtype=dtype, **options)  # type: ignore[arg-type]
-
-
 @dataclass(frozen=True)
 class _Parts:
     name: str

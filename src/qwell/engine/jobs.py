@@ -64,7 +64,6 @@ class Started:
 
     choice: int
     cached_tokens: int
-    queued_s: float
 
 
 @dataclass(frozen=True)
