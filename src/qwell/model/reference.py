@@ -6,6 +6,7 @@ the result of every op in call order, so a layer of another back end can be comp
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -126,7 +127,6 @@ class ReferenceModel:
     """The reference as a back end an engine can run: same face as `native.NativeModel`."""
 
     max_rows = 1 << 30  # NumPy sets no limit
-    num_threads = 1  # of ours: NumPy's own are its business
     kv_dtype = "float32"
     roles_differ = True  # an engine over it keeps pages as it does over the strictest back end
     read_bytes = None
@@ -134,6 +134,11 @@ class ReferenceModel:
     def __init__(self, weights: Weights) -> None:
         self.config, self.weights = weights.config, weights
         self.ops = Reference(weights.config)
+
+    @property
+    def num_threads(self) -> int:
+        """As many as NumPy's BLAS takes."""
+        return len(os.sched_getaffinity(0))
 
     def new_kv(self, num_pages: int) -> ReferenceKV:
         return ReferenceKV(self.config, num_pages)
