@@ -1,6 +1,6 @@
 """A model qwell can open -> a Hugging Face folder or a GGUF file, an adapter merged into it or not.
 
-Joins what the rooms below keep apart: weights, tokenizer, template, the makers' sampling.
+Joins what the packages below keep apart: weights, tokenizer, template, the makers' sampling.
 """
 
 from __future__ import annotations

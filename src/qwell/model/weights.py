@@ -137,7 +137,7 @@ def build_weights(
     adapters: Mapping[str, LowRank] | None = None,
 ) -> Weights:
     """The tree over `tensors` (Hugging Face names); `adapters` by the linear they belong to, as in
-    model.layers.0.self_attn.q_proj. Raises KeyError for a missing tensor: the checkpoint room has
+    model.layers.0.self_attn.q_proj. Raises KeyError for a missing tensor: `checkpoint` has
     checked names and shapes before."""
     added = adapters or {}
 

@@ -1,6 +1,6 @@
 """A checkpoint becomes a Decoder, and a Decoder a Hugging Face folder.
 
-Reads what the checkpoint room reads (safetensors folders, GGUF); integer blocks are dequantised,
+Reads what `checkpoint` reads (safetensors folders, GGUF); integer blocks are dequantised,
 which is a start for training, not the weights the file was made from. Writes config.json,
 generation_config.json, the tokenizer's files and safetensors, which transformers and vLLM open
 unchanged; a folder is whole or not there.
@@ -200,7 +200,7 @@ def _stored(decoder: Decoder) -> dict[str, stored.Tensor]:
 
 
 def as_stored(name: str, tensor: Tensor) -> stored.Tensor:
-    """A tensor the checkpoint room can write, over the same bytes."""
+    """A tensor `checkpoint` can write, over the same bytes."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     data: NDArray[np.uint8] = flat.view(torch.uint8).numpy()
     return stored.Tensor(name, _DTYPES[tensor.dtype].upper(), tuple(tensor.shape), data)
