@@ -223,6 +223,8 @@ class TokenLogprob:
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
+    """Tokens of one reply."""
+
     prompt_tokens: int
     completion_tokens: int
     """All chosen tokens, the one that ended the reply included."""

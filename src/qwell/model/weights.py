@@ -95,6 +95,8 @@ class Rope:
 
 @dataclass(frozen=True, eq=False)
 class Attention:
+    """The projections of one layer; q_norm and k_norm are Qwen3's."""
+
     layer: int
     q_proj: Linear
     k_proj: Linear
@@ -106,6 +108,8 @@ class Attention:
 
 @dataclass(frozen=True, eq=False)
 class Mlp:
+    """The three matrices of the gated MLP."""
+
     gate_proj: Linear
     up_proj: Linear
     down_proj: Linear
@@ -113,6 +117,8 @@ class Mlp:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
+    """One decoder layer."""
+
     self_attn: Attention
     mlp: Mlp
     input_layernorm: Norm

@@ -36,6 +36,8 @@ _CLOSE = "</tool_call>"
 
 
 class ChatExchange(Exchange):
+    """One job; its choices are messages."""
+
     prefix, whole_kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
     request: ChatRequest
 

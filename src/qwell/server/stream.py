@@ -194,10 +194,12 @@ async def _gone(receive: Receive) -> None:
 
 
 def sse(value: Json) -> bytes:
+    """One server-sent event."""
     return b"data: " + dump(value) + b"\n\n"
 
 
 def dump(value: object) -> bytes:
+    """JSON as every body has it: UTF-8, no spaces, no NaN."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode()
 

@@ -218,6 +218,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, splits: Tensor) -> tuple[Tensor, 
 def attention_back(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, splits: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of q, k and v, bf16; grad [T, N, H] is that of out, contiguous."""
     made = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     addresses = (grad.data_ptr(), *(t.data_ptr() for t in made))
     _attention(q, k, v, out, lse, splits, addresses)
@@ -261,6 +262,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, scale: float) -> tuple[Tensor
 
 
 def square_sum(x: Tensor) -> float:
+    """The sum of the squares of all elements."""
     total: float = _core().square_sum(x.data_ptr(), x.numel())
     return total
 

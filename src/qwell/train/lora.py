@@ -165,6 +165,7 @@ def save_adapter(folder: Path, decoder: Decoder, config: LoraConfig, *, base: st
 
 
 def peft_config(config: LoraConfig, base: str) -> dict[str, Any]:
+    """adapter_config.json."""
     return {
         "base_model_name_or_path": base,
         "bias": "none",

@@ -35,6 +35,7 @@ def main(config: PretrainConfig) -> Result:
 
 
 def parts(config: PretrainConfig, world: World) -> Parts:  # noqa: ARG001 (every stage has it)
+    """What this stage brings to its run: the model, its rows, what is learnt of them."""
     start = begin(config)
     return parts_of(
         config,

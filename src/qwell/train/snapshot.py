@@ -164,5 +164,6 @@ def check_same(config: TrainConfig, hashes: Mapping[str, str], saved: Saved) -> 
 
 
 def mix(*numbers: int) -> int:
+    """A seed of 63 bits that depends on every one of the numbers."""
     digest = hashlib.sha256(repr(numbers).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
