@@ -1,1 +1,1 @@
-"""Tests mirror src/qwell, one folder a room; parity/ and golden/ hold the proofs across rooms."""
+"""Tests mirror src/qwell, a folder a package; parity/ and golden/ hold proofs across packages."""

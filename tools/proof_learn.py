@@ -121,7 +121,7 @@ def repeats(config: SftConfig, expected: list[tuple[Any, ...]], steps: int) -> b
 
     def step_and_maybe_end(self: loop.Loop) -> None:
         whole(self)
-        if self.at.step == steps:
+        if self.position.step == steps:
             os.kill(os.getpid(), signal.SIGTERM)
 
     loop.Loop.step = step_and_maybe_end  # type: ignore[method-assign]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from qwell import native
 from qwell.cli import doctor
 from qwell.native import probe
 from tests.cli.tiny import Run, tree
@@ -35,6 +36,22 @@ def test_forced_kernels_are_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("QWELL_FORCE_ISA", "avx9000")
     result = run("doctor")
     assert result.code == 1 and "native core" in result.err
+
+
+@pytest.mark.parametrize(
+    ("status", "line"),
+    [
+        ("ok", "ok   AMX "),
+        ("tile state was lost", "warn AMX           its tiles are not used: tile"),
+    ],
+)
+def test_the_self_test_of_amx_is_told(
+    run: Run, monkeypatch: pytest.MonkeyPatch, status: str, line: str
+) -> None:
+    report = native.cpu_report()
+    flags = [*report["flags"], "amx_bf16"]
+    monkeypatch.setattr(native, "cpu_report", lambda: {**report, "flags": flags, "amx": status})
+    assert f"\n{line}" in run("doctor").out
 
 
 def test_unwritable_home_is_fatal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ from qwell.engine.reply import Reply
 from qwell.engine.types import F32, Backend, Completion, Request, SamplingParams, Timings
 from qwell.model.batch import I32, PAGE_SIZE, Batch
 from qwell.text.tokenizer import Tokenizer
+from tests.engine.tiny import FakeBackend
 
 
 class Difference(AssertionError):
@@ -58,14 +59,14 @@ class Facts:
         return blake2b(b"".join(k + v for k, v in sorted(self.rows.items()))).hexdigest()
 
 
-class Witness:
+class Witness(FakeBackend):
     """A back end in front of another: notes which token lies where in which page, so it knows the
     tokens before every row of logits whatever the engine does, and compares rows by them."""
 
     def __init__(self, backend: Backend, facts: Facts) -> None:
         self.backend, self.facts, self.config = backend, facts, backend.config
         self.keys: set[bytes] = set()
-        self.max_rows = getattr(backend, "max_rows", 1 << 30)
+        self.max_rows = backend.max_rows
 
     def new_kv(self, num_pages: int) -> Any:
         return self.backend.new_kv(num_pages), np.full((num_pages, PAGE_SIZE), -1, np.int32)

@@ -12,7 +12,7 @@ import pytest
 import qwell
 from qwell.checkpoint import open_adapter, open_checkpoint
 from qwell.engine.engine import Engine
-from qwell.engine.export import export, export_gguf, export_hf
+from qwell.engine.export import export
 from qwell.engine.types import Request, SamplingParams
 from qwell.errors import CheckpointError, UsageError
 from tests.checkpoint.adapters import write_peft
@@ -64,9 +64,9 @@ def test_an_export_gives_our_greedy_text(
 
 
 def test_a_gguf_becomes_a_folder_and_a_gguf_again(model: str, tmp_path: Path) -> None:
-    export_gguf(model, tmp_path / "q.gguf", dtype="q8_0")
-    export_hf(str(tmp_path / "q.gguf"), tmp_path / "hf", dtype="f32")
-    export_gguf(str(tmp_path / "hf"), tmp_path / "f.gguf", dtype="f32")
+    export(model, tmp_path / "q.gguf", format="gguf", dtype="q8_0")
+    export(str(tmp_path / "q.gguf"), tmp_path / "hf", format="hf", dtype="f32")
+    export(str(tmp_path / "hf"), tmp_path / "f.gguf", format="gguf", dtype="f32")
     a, b = (open_checkpoint(tmp_path / name).tensors for name in ("q.gguf", "f.gguf"))
     for name, tensor in a.items():
         np.testing.assert_array_equal(tensor.float32(), b[name].float32(), err_msg=name)
@@ -154,7 +154,7 @@ def test_pages_of_different_adapters_never_meet() -> None:
     ]
     cached = []
     for engine in (*engines, engines[1]):
-        engine.cache = engine._roster._cache = engines[0].cache
+        engine.cache = engine._scheduler._cache = engines[0].cache
         engine._kv = engines[0]._kv
         reply = engine.submit(Request(prompt_ids=ids, params=params))
         while not reply.is_finished:

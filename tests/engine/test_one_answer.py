@@ -26,7 +26,7 @@ from qwell.engine.types import F32
 from qwell.model.batch import Batch
 from qwell.native import NativeModel
 from tests.engine.hunt import Difference, Facts, Limits, draw_schedule, hunt, neighbours
-from tests.engine.tiny import NUM_TOKENS, VOCAB_SIZE, make_tokenizer
+from tests.engine.tiny import NUM_TOKENS, VOCAB_SIZE, FakeBackend, make_tokenizer
 from tests.native.tiny import open_native, tiny
 
 ROOT = Path(__file__).parents[2]
@@ -95,11 +95,12 @@ def test_the_hunt_meets_what_it_hunts(opened: Opened) -> None:
     assert facts.cached > 500, str(facts)
 
 
-class Faulty:
+class Faulty(FakeBackend):
     """A back end whose logits are one step of a float off in some batches."""
 
     def __init__(self, model: NativeModel, wrong: Callable[[Batch], bool]) -> None:
         self.model, self.wrong, self.config = model, wrong, model.config
+        self.max_rows = model.max_rows
         self.new_kv = model.new_kv
 
     def step(self, batch: Batch) -> F32:

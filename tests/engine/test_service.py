@@ -19,7 +19,7 @@ from qwell.engine.service import Service
 from qwell.engine.types import Backend, Completion, SamplingParams, Timings
 from qwell.errors import ContextLengthError, UsageError
 from qwell.model.batch import Batch
-from tests.engine.tiny import Rowwise, Scripted, make_llm
+from tests.engine.tiny import FakeBackend, Rowwise, Scripted, make_llm
 
 GREEDY = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
 ENDLESS = replace(GREEDY, max_tokens=None)
@@ -81,7 +81,7 @@ def never_ending() -> Scripted:
     return Scripted(lambda known: 64 + (len(known) + known[0]) % 26)
 
 
-class Slow:
+class Slow(FakeBackend):
     """Another back end that takes its time."""
 
     def __init__(self, inner: Scripted, seconds: float = 0.02) -> None:

@@ -49,7 +49,13 @@ def config(**over: Any) -> ModelConfig:
     return make_config(**({"vocab_size": VOCAB_SIZE} | over))
 
 
-class Rowwise:
+class FakeBackend:
+    """What a back end of these tests says of itself."""
+
+    max_rows, num_threads, kv_dtype, roles_differ, read_bytes = 1 << 30, 1, "float32", True, None
+
+
+class Rowwise(FakeBackend):
     """A ReferenceModel one row at a time; remembers the batches it was given."""
 
     def __init__(self, model: ReferenceModel | None = None) -> None:
@@ -79,7 +85,7 @@ class Rowwise:
         return np.array(rows, np.float32).reshape(-1, self.config.vocab_size)
 
 
-class Scripted:
+class Scripted(FakeBackend):
     """Says what it is told: `next_id(tokens so far)` is the most likely token by ten logits.
 
     Keeps every token under its page and offset, so wrong pages or positions give a wrong answer.

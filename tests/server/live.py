@@ -22,7 +22,7 @@ from qwell.server.served import Served
 from qwell.server.settings import Settings
 from qwell.text.tokenizer import Tokenizer
 from qwell.text.vocabulary import Vocabulary
-from tests.engine.tiny import EOS, Rowwise, Scripted, config, make_llm
+from tests.engine.tiny import EOS, FakeBackend, Rowwise, Scripted, config, make_llm
 
 NAMES = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>")
 FIM = ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>")
@@ -60,7 +60,7 @@ def random_llm(max_context: int = 512) -> LLM:
     return make_llm(Rowwise(), tokenizer=chat_tokenizer(), max_context=max_context, max_seqs=16)
 
 
-class Slow:
+class Slow(FakeBackend):
     """A back end that takes its time for every step."""
 
     def __init__(self, seconds: float, token: int = 70) -> None:

@@ -126,7 +126,7 @@ def test_the_order_of_events() -> None:
         config,
         steps=5,
         evaluate=lambda: {"loss": 7.0},
-        save=lambda loop, loss: saved.append((loop.at.step, loss)),
+        save=lambda loop, loss: saved.append((loop.position.step, loss)),
         watch=events.append,
     )
     assert loop.run()
@@ -144,7 +144,7 @@ def test_the_last_checkpoint_has_the_last_loss() -> None:
         replace(BASE, eval_every=0, save_every=2),
         steps=4,
         evaluate=lambda: {"loss": 7.0},
-        save=lambda loop, loss: saved.append((loop.at.step, loss)),
+        save=lambda loop, loss: saved.append((loop.position.step, loss)),
     )
     assert loop.run()
     assert saved == [(2, None), (4, 7.0)]

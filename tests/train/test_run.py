@@ -35,7 +35,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, how: object) -> None:
 
     def broken(self: loop.Loop) -> None:
         real(self)
-        if self.at.step == step:
+        if self.position.step == step:
             if isinstance(how, Exception):
                 raise how
             os.kill(os.getpid(), int(how))  # type: ignore[call-overload]

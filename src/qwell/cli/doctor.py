@@ -110,6 +110,10 @@ def _native() -> Iterator[Finding]:
     offered = " ".join(map(str, report["isa_available"]))
     yield Finding("kernels", f"{report['isa']} ({why}); this CPU can run: {offered}")
     yield Finding("cpu", f"{_cpu_name()}; flags: {' '.join(map(str, report['flags']))}")
+    if "amx_bf16" in report["flags"]:
+        is_sound = report["amx"] == "ok"
+        text = "its self-test passed" if is_sound else f"its tiles are not used: {report['amx']}"
+        yield Finding("AMX", text, OK if is_sound else WARN)
     yield Finding("threads", f"{report['threads']} will be used")
 
 

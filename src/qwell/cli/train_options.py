@@ -8,11 +8,17 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from qwell.cli.options import Option, text
 from qwell.train.config import TrainConfig, choices, helps
+from qwell.train.tour_config import TourConfig
 
 
-def flags(config: type[TrainConfig]) -> tuple[Option, ...]:
-    """An option for every field; none has a default, so what was given can be told apart."""
+def flags(
+    config: type[TrainConfig | TourConfig], *, with_defaults: bool = False
+) -> tuple[Option, ...]:
+    """An option for every field; none has a default, so what was given can be told apart.
+    with_defaults: their help ends with the field's own, for a config that no recipe fills."""
     hints, lines, allowed = get_type_hints(config), helps(config), choices(config)
+    if with_defaults:
+        lines = {f.name: f"{lines[f.name]} ({f.default})" for f in fields(config)}
     return tuple(
         _option(field.name, hints[field.name], lines[field.name], allowed.get(field.name))
         for field in fields(config)

@@ -2,8 +2,8 @@
 
 Synchronous: `submit` gives a `Reply`, every `step` moves all of them on, the caller reads them
 with `Reply.take`; threads that share an engine take turns. Which rows go into a step, and who gets
-pages, is the business of `roster.py`. A request that gave its pages back is computed again later; a
-row keeps its role (prompt or reply), so its numbers and its tokens stay the same.
+pages, is the business of `scheduler.py`. A request that gave its pages back is computed again
+later; a row keeps its role (prompt or reply), so its numbers and its tokens stay the same.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from qwell.engine.grammar import GrammarCompiler
 from qwell.engine.kv_cache import PagePool, pages_for
 from qwell.engine.memory import kv_bytes
 from qwell.engine.plan import Part, Shape, batch_of, shape_of
+from qwell.engine.policy import Pace
 from qwell.engine.prefix_cache import Lease, PrefixCache
 from qwell.engine.reply import Reply
-from qwell.engine.roster import Roster
 from qwell.engine.sampler import Mask, sample
-from qwell.engine.scheduler import Pace
+from qwell.engine.scheduler import Scheduler
 from qwell.engine.types import F32, Backend, Request
 from qwell.errors import ContextLengthError, MemoryBudgetError, QwellError, UsageError
 from qwell.model.batch import PAGE_SIZE, Batch
@@ -59,22 +59,20 @@ class Engine:
         load_ms: float | None = None,
     ) -> None:
         num_pages = pages_for(max_context) if num_pages is None else num_pages
-        max_rows = min(max_rows, getattr(backend, "max_rows", max_rows))
+        max_rows = min(max_rows, backend.max_rows)
         if num_pages < pages_for(max_context) or not 0 < max_seqs < max_rows:
             raise ValueError("an engine needs the pages of one context and more rows than requests")
         self.backend, self.tokenizer = backend, tokenizer
         self.eos_ids, self.load_ms = tuple(eos_ids), load_ms
         self.max_context, self.max_seqs, self.max_rows = max_context, max_seqs, max_rows
-        self._num_threads: int = getattr(backend, "num_threads", 1)
-        self._kv_dtype: str = getattr(backend, "kv_dtype", "float32")
         self.vocab_size = min(backend.config.vocab_size, tokenizer.vocab_size)
         self.grammars = GrammarCompiler(tokenizer, vocab_size=self.vocab_size, eos_ids=self.eos_ids)
         self.cache = PrefixCache(
             PagePool(num_pages),
-            roles_differ=getattr(backend, "roles_differ", True),
+            roles_differ=backend.roles_differ,
             enabled=prefix_cache,
         )
-        self._roster = Roster(self.cache, max_seqs=max_seqs, adapter_id=adapter_id)
+        self._scheduler = Scheduler(self.cache, max_seqs=max_seqs, adapter_id=adapter_id)
         self._kv = backend.new_kv(num_pages)
         # Logits of a step, used again and again: arrays of their own stay in malloc's arenas.
         self._out_logits = np.empty((max_seqs, backend.config.vocab_size), np.float32)
@@ -92,11 +90,11 @@ class Engine:
     @property
     def running(self) -> tuple[Reply, ...]:
         """Those that hold pages, oldest first."""
-        return self._roster.running
+        return self._scheduler.running
 
     @property
     def waiting(self) -> tuple[Reply, ...]:
-        return self._roster.waiting
+        return self._scheduler.waiting
 
     def commit(self) -> None:
         """Takes the memory of all keys and values from the system now, not as pages are first used,
@@ -113,7 +111,7 @@ class Engine:
     def cache_bytes(self) -> int:
         """Of keys and values, when all pages are used."""
         tokens = self.cache.pool.num_pages * PAGE_SIZE
-        return kv_bytes(self.backend.config, tokens, self._kv_dtype)
+        return kv_bytes(self.backend.config, tokens, self.backend.kv_dtype)
 
     def submit(self, request: Request) -> Reply:
         """Prepares a request and queues it."""
@@ -145,7 +143,7 @@ class Engine:
         """Queues what `prepare` gave."""
         if not reply.is_finished:
             with self._lock:
-                self._roster.add(reply)
+                self._scheduler.add(reply)
 
     def check(self, request: Request) -> None:
         """Raises what `submit` would raise."""
@@ -173,7 +171,7 @@ class Engine:
     def cancel(self, reply: Reply) -> None:
         """Forgets a request and frees its pages at once. Nothing happens if it has ended."""
         with self._lock:
-            self._roster.remove(reply)
+            self._scheduler.remove(reply)
 
     def step(self) -> None:
         """Computes one batch and lets every reply whose logits came out choose its token.
@@ -184,7 +182,7 @@ class Engine:
         with self._lock:
             begin = perf_counter()
             self.last_shape = Shape()
-            parts = self._roster.plan(self.pace, self.max_rows)
+            parts = self._scheduler.plan(self.pace, self.max_rows)
             if parts:
                 self.last_shape = shape_of(parts)
                 self._compute(parts)
@@ -193,10 +191,10 @@ class Engine:
     def step_bytes(self, shape: Shape) -> int | None:
         """Weights, keys and values that a step of replies alone reads; None if the back end does
         not say."""
-        weights: int | None = getattr(self.backend, "read_bytes", None)
+        weights = self.backend.read_bytes
         if not weights or not shape.replies:
             return None
-        return weights + kv_bytes(self.backend.config, shape.context, self._kv_dtype)
+        return weights + kv_bytes(self.backend.config, shape.context, self.backend.kv_dtype)
 
     def _compute(self, parts: list[Part]) -> None:
         for part in parts:
@@ -224,7 +222,7 @@ class Engine:
         ready = [(p.reply, end - 1) for p, end in zip(parts, ends, strict=True) if p.is_last]
         rows = logits if len(ready) == len(logits) else logits[[row for _, row in ready]]
         samplers, masks = [r.sampler for r, _ in ready], [_mask(r) for r, _ in ready]
-        return zip(sample(samplers, rows, masks, self._num_threads), rows, strict=True)
+        return zip(sample(samplers, rows, masks, self.backend.num_threads), rows, strict=True)
 
     def logits(self, ids: Sequence[int], *, chunk: int = 64) -> Iterator[F32]:
         """Logits after every one of `ids`, read as a prompt: arrays [n <= chunk, V], in order.
@@ -239,7 +237,7 @@ class Engine:
     def _logits(self, ids: Sequence[int], chunk: int) -> Iterator[F32]:
         lease = Lease("")
         with self._lock:
-            self._roster.make_room(lease, len(ids))
+            self._scheduler.make_room(lease, len(ids))
         try:
             for at in range(0, len(ids), chunk):
                 batch = Batch.make(

@@ -1,6 +1,6 @@
 """A model qwell can open -> a Hugging Face folder or a GGUF file, an adapter merged into it or not.
 
-Joins what the rooms below keep apart: weights, tokenizer, template, the makers' sampling.
+Joins what the packages below keep apart: weights, tokenizer, template, the makers' sampling.
 """
 
 from __future__ import annotations
@@ -57,16 +57,6 @@ def export(
         (t.dtype, vectors if len(t.shape) == 1 else dtype.upper()) for t in parts.tensors.values()
     )
     return all(kind in ("F32", own) for own, kind in kinds)
-
-
-def export_hf(model: str, out: str | Path, *, dtype: str = "bf16", **options: object) -> bool:
-    """`export` with format 'hf'."""
-    return export(model, out, format="hf", dtype=dtype, **options)  # type: ignore[arg-type]
-
-
-def export_gguf(model: str, out: str | Path, *, dtype: str = "bf16", **options: object) -> bool:
-    """`export` with format 'gguf'."""
-    return export(model, out, format="gguf", dtype=dtype, **options)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

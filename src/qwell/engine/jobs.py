@@ -64,23 +64,28 @@ class Started:
 
     choice: int
     cached_tokens: int
-    queued_s: float
 
 
 @dataclass(frozen=True)
 class Token:
+    """New text, or tokens whose text is held back yet."""
+
     choice: int
     piece: Piece
 
 
 @dataclass(frozen=True)
 class Finished:
+    """The whole reply; the last event of its choice."""
+
     choice: int
     completion: Completion
 
 
 @dataclass(frozen=True)
 class Failed:
+    """What ended the choice in place of Finished."""
+
     choice: int
     error: Exception
 

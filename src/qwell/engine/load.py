@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -55,27 +54,30 @@ def load(
         raise UsageError(f"backend {backend!r} is unknown; it is 'native' or 'reference'")
     if ctx is not None and ctx < 1:
         raise UsageError(f"ctx is {ctx}; it must be at least 1")
-    if int8 and backend == "reference":
-        raise UsageError("int8 is for the native back end only")
-    if num_threads is not None and backend == "reference":
-        raise UsageError("num_threads is for the native back end only")
-    if kv_dtype is not None and backend == "reference":
-        raise UsageError("kv_dtype is for the native back end only")
-    resolved = resolve(model)
-    opened = None if adapter is None else Path(adapter).expanduser()
+    native_only = {
+        "int8": int8,
+        "num_threads": num_threads is not None,
+        "kv_dtype": kv_dtype is not None,
+    }
+    for name, is_given in native_only.items():
+        if is_given and backend == "reference":
+            raise UsageError(f"{name} is for the native back end only")
+    asked = _Asked(
+        resolved=resolve(model),
+        ctx=ctx,
+        adapter=None if adapter is None else Path(adapter).expanduser(),
+        room=room or Room(),
+    )
     if backend == "native":
         llm = _load_native(
-            resolved,
-            ctx,
-            adapter=opened,
+            asked,
             num_threads=num_threads,
             int8=int8,
             kv_dtype=kv_dtype or "bf16",
-            room=room or Room(),
             progress=progress,
         )
     else:
-        llm = _load_reference(resolved, ctx, opened, room or Room())
+        llm = _load_reference(asked)
     llm.engine.load_ms = 1000 * (perf_counter() - start)
     return llm
 
@@ -102,15 +104,48 @@ def load_template(model: str) -> ChatTemplate | None:
     return _template(facts)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What both back ends are loaded by."""
+
+    resolved: ResolvedModel
+    ctx: int | None
+    adapter: Path | None
+    room: Room
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What is settled before weights are read, so that what does not fit is refused at once."""
+
+    facts: Facts
+    ctx: int
+    num_pages: int
+    adapter: Adapter | None
+
+
+def _plan(asked: _Asked, facts: Facts, *, base_bytes: int, kv_dtype: str) -> _Plan:
+    """base_bytes: weights in memory, without those of an adapter."""
+    name, config = asked.resolved.name, facts.config
+    ctx = _context(name, config, asked.ctx)
+    adapter = _open_adapter(asked.adapter, config)
+    num_pages = plan_pages(
+        name,
+        config,
+        weight_bytes=base_bytes + (adapter.nbytes if adapter else 0),
+        ctx=ctx,
+        kv_dtype=kv_dtype,
+        room=asked.room,
+    )
+    return _Plan(facts=facts, ctx=ctx, num_pages=num_pages, adapter=adapter)
+
+
 def _load_native(
-    resolved: ResolvedModel,
-    ctx: int | None,
+    asked: _Asked,
     *,
-    adapter: Path | None,
     num_threads: int | None,
     int8: bool,
     kv_dtype: str,
-    room: Room,
     progress: Progress | None,
 ) -> LLM:
     from qwell.native import KV_DTYPES, NativeModel, check_threads
@@ -119,20 +154,11 @@ def _load_native(
         raise UsageError(f"kv_dtype {kv_dtype!r} is unknown; it is 'bf16' or 'int8'")
     if num_threads is not None:
         check_threads(num_threads, "num_threads")
-    folder = packed.packed_folder(resolved, int8=int8)
+    folder = packed.packed_folder(asked.resolved, int8=int8)
     facts = packed.read_facts(folder)
-    facts = facts or packed.pack(resolved, folder, int8=int8, progress=progress)
-    ctx = _context(resolved.name, facts.config, ctx)
-    lora = _open_adapter(adapter, facts.config)
-    weight_bytes = (folder / packed.WEIGHTS).stat().st_size + (lora.nbytes if lora else 0)
-    num_pages = plan_pages(
-        resolved.name,
-        facts.config,
-        weight_bytes=weight_bytes,
-        ctx=ctx,
-        kv_dtype=kv_dtype,
-        room=room,
-    )
+    facts = facts or packed.pack(asked.resolved, folder, int8=int8, progress=progress)
+    base_bytes = (folder / packed.WEIGHTS).stat().st_size
+    plan = _plan(asked, facts, base_bytes=base_bytes, kv_dtype=kv_dtype)
     # Weights are read without the GIL: the text side is made ready meanwhile.
     template = _template(facts)
     with ThreadPoolExecutor(1) as pool:
@@ -144,12 +170,43 @@ def _load_native(
             facts.config,
             num_threads=num_threads,
             kv_dtype=kv_dtype,
-            adapters=lora.loras if lora else None,
+            adapters=plan.adapter.loras if plan.adapter else None,
         )
-        built = tokenizer.result()
-    llm = partial(_llm, resolved, native, tokenizer=built, template=template, facts=facts)
-    llm = partial(llm, adapter=lora)
-    return llm(ctx=ctx, num_pages=num_pages, max_seqs=room.max_seqs)
+        return _llm(asked, plan, native, tokenizer.result(), template)
+
+
+def _load_reference(asked: _Asked) -> LLM:
+    from qwell.checkpoint import open_checkpoint
+    from qwell.model.reference import ReferenceModel
+    from qwell.model.weights import build_weights
+
+    checkpoint = open_checkpoint(asked.resolved.paths)
+    facts = packed.facts_of(checkpoint)
+    base_bytes = 4 * facts.config.num_parameters
+    plan = _plan(asked, facts, base_bytes=base_bytes, kv_dtype="float32")
+    loras = plan.adapter.loras if plan.adapter else None
+    model = ReferenceModel(build_weights(facts.config, checkpoint.tensors, loras))
+    return _llm(asked, plan, model, packed.tokenizer_of(checkpoint), _template(facts))
+
+
+def _llm(
+    asked: _Asked,
+    plan: _Plan,
+    backend: Backend,
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
+) -> LLM:
+    return LLM(
+        name=asked.resolved.name,
+        backend=backend,
+        tokenizer=tokenizer,
+        template=template,
+        generation=generation_of(asked.resolved, plan.facts.generation),
+        adapter_id=plan.adapter.id if plan.adapter else "",
+        max_context=plan.ctx,
+        num_pages=plan.num_pages,
+        max_seqs=asked.room.max_seqs,
+    )
 
 
 def _open_adapter(folder: Path | None, config: ModelConfig) -> Adapter | None:
@@ -160,61 +217,8 @@ def _open_adapter(folder: Path | None, config: ModelConfig) -> Adapter | None:
     return open_adapter(folder, config)
 
 
-def _load_reference(
-    resolved: ResolvedModel, ctx: int | None, adapter: Path | None, room: Room
-) -> LLM:
-    from qwell.checkpoint import open_checkpoint
-    from qwell.model.reference import ReferenceModel
-    from qwell.model.weights import build_weights
-
-    checkpoint = open_checkpoint(resolved.paths)
-    facts = packed.facts_of(checkpoint)
-    ctx = _context(resolved.name, facts.config, ctx)
-    lora = _open_adapter(adapter, facts.config)
-    weight_bytes = 4 * facts.config.num_parameters + (lora.nbytes if lora else 0)
-    num_pages = plan_pages(
-        resolved.name,
-        facts.config,
-        weight_bytes=weight_bytes,
-        ctx=ctx,
-        kv_dtype="float32",
-        room=room,
-    )
-    loras = lora.loras if lora else None
-    model = ReferenceModel(build_weights(facts.config, checkpoint.tensors, loras))
-    tokenizer, template = packed.tokenizer_of(checkpoint), _template(facts)
-    llm = partial(_llm, resolved, model, tokenizer=tokenizer, template=template, facts=facts)
-    llm = partial(llm, adapter=lora)
-    return llm(ctx=ctx, num_pages=num_pages, max_seqs=room.max_seqs)
-
-
 def _template(facts: Facts) -> ChatTemplate | None:
     return ChatTemplate(facts.chat_template) if facts.chat_template else None
-
-
-def _llm(
-    resolved: ResolvedModel,
-    backend: Backend,
-    *,
-    tokenizer: Tokenizer,
-    template: ChatTemplate | None,
-    facts: Facts,
-    adapter: Adapter | None,
-    ctx: int,
-    num_pages: int,
-    max_seqs: int,
-) -> LLM:
-    return LLM(
-        name=resolved.name,
-        backend=backend,
-        tokenizer=tokenizer,
-        template=template,
-        generation=generation_of(resolved, facts.generation),
-        adapter_id=adapter.id if adapter else "",
-        max_context=ctx,
-        num_pages=num_pages,
-        max_seqs=max_seqs,
-    )
 
 
 def generation_of(resolved: ResolvedModel, found: GenerationConfig) -> GenerationConfig:

@@ -47,6 +47,7 @@ class Facts:
 
 
 def facts_of(checkpoint: Checkpoint) -> Facts:
+    """What model.json will say of an opened checkpoint."""
     if checkpoint.folder:
         template: object = find_template(checkpoint.folder)
     else:
@@ -59,6 +60,7 @@ def facts_of(checkpoint: Checkpoint) -> Facts:
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
+    """The tokenizer of an opened checkpoint, from its folder's files or its GGUF keys."""
     if checkpoint.folder:
         return Tokenizer.from_folder(checkpoint.folder)
     return Tokenizer.from_gguf(checkpoint.metadata)

@@ -49,6 +49,7 @@ class Shape:
 
 
 def shape_of(parts: Sequence[Part]) -> Shape:
+    """The size of a step; a part of one row counts as a reply, whatever its role."""
     singles = [part.done for part in parts if part.rows == 1]
     return Shape(len(singles), sum(part.rows for part in parts) - len(singles), sum(singles))
 

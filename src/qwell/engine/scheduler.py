@@ -1,167 +1,159 @@
-"""Who is next, and how many rows: the rules by which requests share the machine. Pure numbers.
+"""The requests of an engine: who waits, who runs and with which pages, who computes next.
 
-Three questions, each answered by a function that knows no engine and no clock of its own: which
-waiting request enters (`entry_order`), how many prompt rows fit into the time of a step (`Pace`),
-and who gets them (`divide`). Rows of replies are not divided: every stream gets its one in every
-step, so a gap between its tokens is the length of a step, which `Pace` bounds.
+`plan` is asked before every step. It lets in whom there is room for and says how many tokens of
+each are computed, by the rules of `policy.py`. When pages run out, the youngest request gives
+its own back and waits again. The scheduler computes nothing, and has no lock: its engine does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from itertools import count
+from time import perf_counter
 
-AGEING_S = 10.0
-"""Every so many seconds of waiting count as one more priority: whoever waits gets in at last."""
+from qwell.engine.plan import Part
+from qwell.engine.policy import Pace, Prompt, divide, entry_order
+from qwell.engine.prefix_cache import Lease, PrefixCache
+from qwell.engine.reply import Reply
+from qwell.errors import QwellError
+from qwell.model.batch import PAGE_SIZE
 
-READ_SHARE = 0.25
-"""Of a step's time for prompts at least, where the replies alone take longer than it should: many
-streams must not stop prompts from being read."""
-
-MIN_ROWS = 16
-"""Prompt rows of a step however slow the machine is, so that reading always goes on."""
-
-SCORED_ROWS = 64
-"""Most rows of a step whose logits are wanted for the prompt's own tokens: 0.6 MB each."""
-
-MOST_JUMP = 2.5
-"""A step counts as at most so many times what was expected: the process may have stood still for
-minutes, and one step alone says little. Who is slow for good is believed within a few steps."""
-
-MOST_GROWTH = 1.25
-"""A step reads at most so many times the rows that, at the pace of the last one, fill its time."""
-
-KEEP = 0.85
-"""What a step measured counts when the next one has been."""
-
-FIRST_SHARE = 4
-"""The oldest prompt gets one of so many parts, whatever comes after it: it cannot starve."""
+_PAGES_HELD = "the KV cache is held by logits() that were not read to the end: read or close them"
 
 
-def entry_order(
-    *, priority: int, waited_s: float, running_of_key: int, arrival: int
-) -> tuple[int, int, int]:
-    """A sort key; the least enters first. Higher priority, then the key with the fewest requests
-    running, then the order of arrival."""
-    return -(priority + int(waited_s / AGEING_S)), running_of_key, arrival
+class Scheduler:
+    """At most max_seqs replies that run, the others wait; their pages are of `cache`.
 
-
-@dataclass
-class Pace:
-    """How many prompt rows a step may have to take about `goal_s`. None: no goal.
-
-    A step is taken to cost base_s (the weights are read once, and the replies' rows) and row_s for
-    every prompt row: the line of least squares through the steps measured, the last ones counting
-    most. Where all were much alike, whose slope is noise, both go up or down together.
+    adapter_id is part of the key under which pages are shared.
     """
 
-    goal_s: float | None = None
-    base_s: float = 0.0
-    row_s: float = 0.002
+    def __init__(self, cache: PrefixCache, *, max_seqs: int, adapter_id: str = "") -> None:
+        self._cache, self._max_seqs, self._adapter_id = cache, max_seqs, adapter_id
+        self._arrivals = count()
+        self._waiting: list[Reply] = []
+        self._running: list[Reply] = []  # oldest first
 
-    def __post_init__(self) -> None:
-        self._last: tuple[int, float] | None = None  # rows, believed seconds
-        self._sums = [0.0] * 5  # of 1, rows, rows^2, seconds, rows * seconds
-        self._tries = 0
-        for rows in (0, 64):  # what is known so far counts as two steps
-            self._add(rows, self.base_s + rows * self.row_s)
+    @property
+    def running(self) -> tuple[Reply, ...]:
+        """Those that hold pages, oldest first."""
+        return tuple(self._running)
 
-    def rows(self, most: int) -> int:
-        """Prompt rows for the next step, at most `most`.
+    @property
+    def waiting(self) -> tuple[Reply, ...]:
+        return tuple(self._waiting)
 
-        Where even MIN_ROWS take too long, every third step has twice as many: it may be base_s
-        alone that is long, and steps that are all alike would never tell.
+    def add(self, reply: Reply) -> None:
+        """Queues a reply behind all that came before."""
+        reply.arrival = next(self._arrivals)
+        self._waiting.append(reply)
+
+    def remove(self, reply: Reply) -> None:
+        """Forgets a reply and frees its pages. Nothing happens if it is not here."""
+        if reply in self._waiting:
+            self._waiting.remove(reply)
+        if reply in self._running:
+            self._running.remove(reply)
+        self._drop(reply)
+
+    def make_room(self, lease: Lease, tokens: int) -> None:
+        """Pages for so many tokens of a sequence that is no request; requests give way to it.
+
+        Raises QwellError if other such sequences hold them.
         """
-        rows = self._fitting(most)
-        if rows == MIN_ROWS:
-            self._tries += 1
-            rows += MIN_ROWS * (self._tries % 3 == 0)
-        return min(rows, most)
+        while not self._cache.grow(lease, tokens):
+            if not self._running:
+                raise QwellError(_PAGES_HELD)
+            self._preempt(self._running[-1])
 
-    def reading_s(self, tokens: int, most: int) -> float:
-        """How long so many prompt tokens take in steps of at most `most` rows."""
-        rows = min(self._fitting(most), most)
-        return tokens * (self.base_s / rows + self.row_s)
+    def plan(self, pace: Pace, max_rows: int) -> list[Part]:
+        """Who computes how many of its tokens in this step, at most max_rows: single rows, chunks.
 
-    def _fitting(self, most: int) -> int:
-        if self.goal_s is None:
-            return most
-        least = self.base_s * READ_SHARE / (1 - READ_SHARE)
-        reading_s = max(self.goal_s - self.base_s, least)
-        fit = int(reading_s / self.row_s)
-        if self._last:  # a slope is never believed so far that a step grows much at once
-            rows, seconds = self._last
-            grown = int(MOST_GROWTH * rows * (self.base_s + reading_s) / seconds)
-            fit = min(fit, max(grown, 2 * MIN_ROWS))
-        return max(min(fit, most), MIN_ROWS)
+        Empty if there are no requests. Raises QwellError if some wait, but none can have pages.
+        """
+        self._let_in()
+        self._grow()
+        singles, reading, prompts = list[Part](), list[Reply](), list[Prompt]()
+        of_key = Counter(reply.request.key for reply in self._running)
+        for reply in self._running:
+            self._borrow(reply)
+            left = len(reply.tokens) - reply.computed
+            if left == 1:
+                singles.append(Part(reply, 1, reply.computed))
+            else:
+                reading.append(reply)
+                prompts.append(self._prompt(reply, left, of_key[reply.request.key]))
+        rows = divide(prompts, pace.rows(max_rows - len(singles)))
+        chunks = [Part(r, n, r.computed) for r, n in zip(reading, rows, strict=True) if n]
+        if self._waiting and not singles and not chunks:
+            raise QwellError(_PAGES_HELD)
+        return singles + chunks
 
-    def learn(self, prompt_rows: int, seconds: float) -> None:
-        """A step with so many prompt rows took so long."""
-        counted = believed(seconds, self.base_s + prompt_rows * self.row_s, 0.05)
-        if prompt_rows >= MIN_ROWS:
-            self._last = prompt_rows, max(counted, 1e-9)
-        self._add(prompt_rows, counted)
-        n, rows, squares, total, products = self._sums
-        mean, mean_s = rows / n, total / n
-        spread = squares / n - mean**2
-        if spread > max(2 * MIN_ROWS, (mean / 3) ** 2):
-            self.row_s = (products / n - mean * mean_s) / spread
-            self.base_s = mean_s - self.row_s * mean
-        else:
-            times = mean_s / max(self.base_s + mean * self.row_s, 1e-9)
-            self.base_s, self.row_s = self.base_s * times, self.row_s * times
-        if self.base_s < 0:
-            self.base_s, self.row_s = 0.0, products / squares
-        # No part of a step takes longer than the whole.
-        self.base_s = min(self.base_s, seconds)
-        self.row_s = max(min(self.row_s, seconds / max(prompt_rows, 1)), 1e-6)
+    def _let_in(self) -> None:
+        """Waiting requests, while there are pages for all their tokens. One for whom there are
+        none holds up those behind it, or it might wait for ever."""
+        while self._waiting and len(self._running) < self._max_seqs:
+            now, of_key = perf_counter(), Counter(r.request.key for r in self._running)
+            reply = min(
+                self._waiting,
+                key=lambda r: entry_order(
+                    priority=r.request.priority,
+                    waited_s=now - r.submitted,
+                    running_of_key=of_key[r.request.key],
+                    arrival=r.arrival,
+                ),
+            )
+            lease = self._lease(reply)
+            if not self._cache.grow(lease, len(reply.tokens)):
+                self._cache.end(lease)
+                return
+            reply.lease, reply.computed = lease, len(lease.path) * PAGE_SIZE
+            reply.mark_cached(reply.computed)
+            self._waiting.remove(reply)
+            self._running.append(reply)
 
-    def _add(self, rows: int, seconds: float) -> None:
-        new = (1.0, rows, rows**2, seconds, rows * seconds)
-        self._sums = [KEEP * old + more for old, more in zip(self._sums, new, strict=True)]
+    def _lease(self, reply: Reply) -> Lease:
+        """Of one whose prompt's logits are wanted all rows are computed: nothing is lent."""
+        key = f"{self._adapter_id}/{reply.request.key}" if self._adapter_id else reply.request.key
+        if reply.params.prompt_logprobs is not None:
+            return Lease(key)
+        return self._cache.begin(key, reply.tokens, reply.num_prompt)
 
+    def _grow(self) -> None:
+        """Pages for all tokens of those that run. The oldest comes first: it is never sent away
+        for others."""
+        for reply in list(self._running):
+            while reply.lease and not self._cache.grow(reply.lease, len(reply.tokens)):
+                self._preempt(self._running[-1])
 
-def believed(seconds: float, known: float, floor: float) -> float:
-    """A measured time, cut at MOST_JUMP times the one expected; up to `floor` it always counts."""
-    return min(seconds, max(MOST_JUMP * known, floor))
+    def _borrow(self, reply: Reply) -> None:
+        """Takes pages that others have computed since it was let in."""
+        if reply.lease and not reply.wants_prompt_logits:
+            reply.computed = self._cache.extend(
+                reply.lease, reply.tokens, reply.num_prompt, reply.computed
+            )
 
+    def _prompt(self, reply: Reply, left: int, running_of_key: int) -> Prompt:
+        scored = reply.wants_prompt_logits
+        page = None
+        if reply.lease and not scored:
+            page = self._cache.next_page(reply.lease, reply.tokens, reply.num_prompt)
+        return Prompt(
+            left=left,
+            priority=reply.request.priority,
+            running_of_key=running_of_key,
+            page=page,
+            is_scored=scored,
+        )
 
-@dataclass(frozen=True)
-class Prompt:
-    """A request of which more than the newest token is to be computed."""
+    def _preempt(self, reply: Reply) -> None:
+        """Sends a running request back to its place in the queue, to be computed again."""
+        self._running.remove(reply)
+        self._drop(reply)
+        reply.computed = 0
+        self._waiting.append(reply)
 
-    left: int
-    """Rows to compute."""
-    priority: int = 0
-    running_of_key: int = 1
-    page: Hashable = None
-    """The page it computes next, if others could use it: two do not compute the same page."""
-    is_scored: bool = False
-    """The logits of all its rows are wanted."""
-
-
-def divide(prompts: Sequence[Prompt], budget: int) -> list[int]:
-    """Rows of each of `prompts` (oldest first), together at most `budget`.
-
-    A part is set aside for the oldest. The rest goes by priority, to keys with few requests, then
-    to whoever is soonest done: short prompts pass long ones, as many streams pass one.
-    """
-    rows, taken, scored = [0] * len(prompts), set[Hashable](), SCORED_ROWS
-    order = sorted(
-        range(len(prompts)),
-        key=lambda i: (-prompts[i].priority, prompts[i].running_of_key, prompts[i].left, i),
-    )
-    turns = [(0, max(1, budget // FIRST_SHARE))] if prompts else []
-    turns += [(i, budget) for i in order]
-    for i, limit in turns:
-        one = prompts[i]
-        if rows[i] == 0 and one.page is not None and one.page in taken:
-            continue
-        give = min(one.left - rows[i], limit, budget - sum(rows))
-        if one.is_scored:
-            give = min(give, scored)
-            scored -= give
-        if give > 0:
-            rows[i] += give
-            taken.add(one.page)
-    return rows
+    def _drop(self, reply: Reply) -> None:
+        """Its pages are no longer its own."""
+        if reply.lease:
+            self._cache.end(reply.lease)
+        reply.lease = None

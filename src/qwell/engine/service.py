@@ -229,9 +229,7 @@ class Service:
             self._counters.add_start(reply.num_prompt, reply.num_cached)
             stream.first_step = self._counters.steps - 1
             self._dequeue(stream)
-            self._send(
-                stream, Started(stream.choice, reply.num_cached, reply.started - reply.submitted)
-            )
+            self._send(stream, Started(stream.choice, reply.num_cached))
         if reply.num_output > stream.seen:
             self._count_tokens(stream, now)
         try:

@@ -27,8 +27,32 @@ class Backend(Protocol):
 
     @property
     def config(self) -> ModelConfig: ...
-    def new_kv(self, num_pages: int) -> Any: ...
-    def step(self, batch: Batch) -> F32: ...
+    @property
+    def max_rows(self) -> int:
+        """Most rows of one step."""
+
+    @property
+    def num_threads(self) -> int:
+        """Threads of a step; the sampler takes as many."""
+
+    @property
+    def kv_dtype(self) -> str:
+        """Of keys and values: 'float32', 'bf16' or 'int8'."""
+
+    @property
+    def roles_differ(self) -> bool:
+        """Whether prompt rows are computed by another formula than reply rows: if so, a page of
+        one role never serves as one of the other."""
+
+    @property
+    def read_bytes(self) -> int | None:
+        """Weights that a step with logits reads; None where nobody counts them."""
+
+    def new_kv(self, num_pages: int) -> Any:
+        """Keys and values of so many pages, for `Batch.kv`."""
+
+    def step(self, batch: Batch) -> F32:
+        """Appends the batch's rows to batch.kv; gives logits [R, vocab_size] of its output rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +223,8 @@ class TokenLogprob:
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
+    """Tokens of one reply."""
+
     prompt_tokens: int
     completion_tokens: int
     """All chosen tokens, the one that ended the reply included."""

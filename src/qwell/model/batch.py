@@ -85,26 +85,28 @@ class Batch:
         # Lists until the end: a step waits for this, and small arrays are slow one by one.
         splits = list(accumulate(lens, initial=0))
         positions = [i for b, n in zip(before, lens, strict=True) for i in range(b, b + n)]
-        if isinstance(logits, str):
-            logits = {"last": [1] * len(lens), "all": lens, "none": [0] * len(lens)}[logits]
-        if any(not 0 <= n <= length for n, length in zip(logits, lens, strict=True)):
-            raise ValueError(
-                "logits of more rows than a sequence has are wanted, or of less than 0"
-            )
         return cls(
             input_ids=np.array([token for tokens in ids for token in tokens], np.int32),
             row_splits=np.array(splits, np.int32),
             past=np.array(before, np.int32),
             prompt_len=np.array(prompts, np.int32),
             positions=np.array(positions, np.int32),
-            out_rows=np.array(
-                [i for end, n in zip(splits[1:], logits, strict=True) for i in range(end - n, end)],
-                np.int32,
-            ),
+            out_rows=np.array(_out_rows(logits, lens, splits), np.int32),
             kv=kv,
             page_table=_page_table(pages, before, lens) if kv is not None else None,
             out_logits=out_logits,
         )
+
+
+def _out_rows(
+    logits: Literal["last", "all", "none"] | Sequence[int], lens: list[int], splits: list[int]
+) -> list[int]:
+    """The last so many rows of every sequence."""
+    if isinstance(logits, str):
+        logits = {"last": [1] * len(lens), "all": lens, "none": [0] * len(lens)}[logits]
+    if any(not 0 <= n <= length for n, length in zip(logits, lens, strict=True)):
+        raise ValueError("logits of more rows than a sequence has are wanted, or of less than 0")
+    return [i for end, n in zip(splits[1:], logits, strict=True) for i in range(end - n, end)]
 
 
 def _page_table(

@@ -2,7 +2,7 @@
 
 Names are the checkpoint's own. Shapes: T rows of this step (all sequences end to end, no batch
 axis), R output rows, D hidden_size, N query heads, K kv heads, H head_dim, F intermediate_size.
-The back ends are `reference.py` (NumPy) and `qwell.native` (serves).
+The back ends are `reference.py` (NumPy), `qwell.native` (serves) and `qwell.train` (learns).
 Source: Qwen2.5 technical report, arXiv:2412.15115, section 2, and the modeling code of the
 official checkpoints.
 """
@@ -30,11 +30,13 @@ def hidden(ops: Ops[V], w: Weight, batch: Batch) -> V:
 
 
 def decoder_layer(ops: Ops[V], w: Weight, x: V, angles: Any, batch: Batch) -> V:
+    """[T, D] -> [T, D]: attention, then the MLP, each on the normed stream and added to it."""
     x = x + self_attention(ops, w.self_attn, ops.rms_norm(x, w.input_layernorm), angles, batch)
     return x + mlp(ops, w.mlp, ops.rms_norm(x, w.post_attention_layernorm))  # type: ignore[no-any-return]
 
 
 def self_attention(ops: Ops[V], w: Weight, h: V, angles: Any, batch: Batch) -> V:
+    """[T, D] -> [T, D]: grouped-query attention (arXiv:2305.13245); q, k and v have biases."""
     q = ops.split_heads(ops.linear(h, w.q_proj))  # [T, N, H]
     k = ops.split_heads(ops.linear(h, w.k_proj))  # [T, K, H]
     v = ops.split_heads(ops.linear(h, w.v_proj))  # [T, K, H]
@@ -45,5 +47,6 @@ def self_attention(ops: Ops[V], w: Weight, h: V, angles: Any, batch: Batch) -> V
 
 
 def mlp(ops: Ops[V], w: Weight, h: V) -> V:
+    """[T, D] -> [T, D]: SwiGLU (arXiv:2002.05202)."""
     gated = ops.silu_mul(ops.linear(h, w.gate_proj), ops.linear(h, w.up_proj))  # [T, F]
     return ops.linear(gated, w.down_proj)  # [T, D]

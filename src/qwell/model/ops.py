@@ -1,8 +1,9 @@
 """The contract between the architecture and whatever computes it.
 
 `decoder.py` calls these ops and nothing else. Back ends answer: `reference.Reference` (NumPy, the
-truth) and `native.record.Record` (writes the calls down for the C++ program). Values are opaque to
-the decoder; weights are handles only ops look into.
+truth), `native.record.Record` (writes the calls down for the C++ program) and
+`train.torch_ops.TorchOps` (learns). Values are opaque to the decoder; weights are handles only ops
+look into.
 
 Letters: T rows of this step (all sequences end to end, there is no batch axis), R output rows,
 D hidden_size, N query heads, K kv heads, H head_dim, F intermediate_size, V vocab_size.

@@ -6,6 +6,7 @@ the result of every op in call order, so a layer of another back end can be comp
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +29,9 @@ class ReferenceKV:
         heads = (config.num_kv_heads, config.head_dim)
         self.data = np.zeros((config.num_layers, 2, num_pages, PAGE_SIZE, *heads), np.float32)
 
-    def append(self, layer: int, pages: NDArray[np.int32], past: int, k: F32, v: F32) -> Angles:
+    def append(
+        self, layer: int, pages: NDArray[np.int32], past: int, k: F32, v: F32
+    ) -> tuple[F32, F32]:
         """Stores rows past .. past + n of one sequence; gives all its keys and values so far."""
         at = np.arange(past, past + len(k))
         for which, new in enumerate((k, v)):
@@ -123,9 +126,19 @@ def _attend(q: F32, k: F32, v: F32) -> F32:
 class ReferenceModel:
     """The reference as a back end an engine can run: same face as `native.NativeModel`."""
 
+    max_rows = 1 << 30  # NumPy sets no limit
+    kv_dtype = "float32"
+    roles_differ = True  # an engine over it keeps pages as it does over the strictest back end
+    read_bytes = None
+
     def __init__(self, weights: Weights) -> None:
         self.config, self.weights = weights.config, weights
         self.ops = Reference(weights.config)
+
+    @property
+    def num_threads(self) -> int:
+        """As many as NumPy's BLAS takes."""
+        return len(os.sched_getaffinity(0))
 
     def new_kv(self, num_pages: int) -> ReferenceKV:
         return ReferenceKV(self.config, num_pages)

@@ -95,6 +95,8 @@ class Rope:
 
 @dataclass(frozen=True, eq=False)
 class Attention:
+    """The projections of one layer; q_norm and k_norm are Qwen3's."""
+
     layer: int
     q_proj: Linear
     k_proj: Linear
@@ -106,6 +108,8 @@ class Attention:
 
 @dataclass(frozen=True, eq=False)
 class Mlp:
+    """The three matrices of the gated MLP."""
+
     gate_proj: Linear
     up_proj: Linear
     down_proj: Linear
@@ -113,6 +117,8 @@ class Mlp:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
+    """One decoder layer."""
+
     self_attn: Attention
     mlp: Mlp
     input_layernorm: Norm
@@ -137,7 +143,7 @@ def build_weights(
     adapters: Mapping[str, LowRank] | None = None,
 ) -> Weights:
     """The tree over `tensors` (Hugging Face names); `adapters` by the linear they belong to, as in
-    model.layers.0.self_attn.q_proj. Raises KeyError for a missing tensor: the checkpoint room has
+    model.layers.0.self_attn.q_proj. Raises KeyError for a missing tensor: `checkpoint` has
     checked names and shapes before."""
     added = adapters or {}
 

@@ -1,6 +1,6 @@
 """The native back end: records the decoder, fuses it into phases, packs the weights, runs it.
 
-`NativeModel` has the face of `model.reference.ReferenceModel`. This room and the sampler are the
+`NativeModel` has the face of `model.reference.ReferenceModel`. This package and the sampler are the
 only importers of the C++ core. Packing (`native.pack.write_packed`) is imported by who packs: a
 start from packed weights does not pay for it.
 """

@@ -38,6 +38,8 @@ class Factor:
 
 @dataclass(frozen=True, eq=False)
 class Factors:
+    """Both factors of one linear, as `model.weights.LowRank` has them."""
+
     a: Factor
     b: Factor
 

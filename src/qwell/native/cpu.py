@@ -48,10 +48,12 @@ def selected_isa() -> str:
 
 
 def cpu_report() -> dict[str, Any]:
-    """For `qwell doctor`: isa, isa_available, flags (CPUID bits that are on), threads."""
+    """For `qwell doctor`: isa, isa_available, flags (CPUID bits that are on), amx ('ok', or why its
+    tiles are not used), threads."""
     return {
         "isa": selected_isa(),
         "isa_available": list(_core.isa_available()),
         "flags": [name for name, on in _core.cpu_features().items() if on],
+        "amx": str(_core.amx_status()),
         "threads": default_threads(),
     }

@@ -45,6 +45,8 @@ class Product:
 
 @dataclass(eq=False)
 class Phase:
+    """Every row of `inputs` goes through the prologue, then into each product."""
+
     inputs: list[Value]
     products: list[Product]
     prologue: list[Node] = field(default_factory=list)

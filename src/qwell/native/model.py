@@ -17,7 +17,7 @@ from qwell.model.weights import F32, LowRank, Rope, Weights, build_weights
 from qwell.native.build import build
 from qwell.native.cpu import default_threads, selected_isa
 from qwell.native.fuse import fuse, listing
-from qwell.native.packed import damaged, read_table
+from qwell.native.packed import PackedTensor, damaged, read_table
 from qwell.native.record import record
 
 KV_DTYPES = ("bf16", "int8")
@@ -66,18 +66,13 @@ class NativeModel:
         """
         check_supported(config)
         tensors, size = read_table(folder)
-        factors: Mapping[str, LowRank] = {}
-        data = np.empty(0, np.uint8)
-        if adapters:  # a start without one does not pay for the import
-            from qwell.native.adapter import pack_adapters
-
-            factors, data = pack_adapters(adapters, tensors, size)
+        factors, data = _pack_factors(adapters, tensors, size)
         try:
             weights = build_weights(config, tensors, factors)
         except KeyError as error:
             raise damaged(folder, f"it has no {error}") from error
         phases = fuse(record(weights), fused)
-        selected_isa()
+        selected_isa()  # a wrong QWELL_FORCE_ISA is told before weights are read
         try:
             program = _new_program(folder, config, num_threads or default_threads(), max_rows, size)
             program.append(data)
@@ -89,17 +84,13 @@ class NativeModel:
                 f"{size:,} bytes of weights do not fit in memory: close other programs, "
                 "or choose a smaller model"
             ) from error
-        # Where the head is another matrix, a step reads single rows of the embedding.
-        embedding = tensors.get("model.embed_tokens.weight")
-        unread = embedding.nbytes if embedding and "lm_head.weight" in tensors else 0
-        read_bytes = size - unread + len(data)
         return cls(
             program,
             config,
             listing(phases),
             key_bias=_key_bias(weights),
             kv_dtype=kv_dtype,
-            read_bytes=read_bytes,
+            read_bytes=size - _unread_bytes(tensors) + len(data),
             adapter_bytes=len(data),
         )
 
@@ -166,6 +157,22 @@ class NativeModel:
         rows = (batch.positions, batch.out_rows)
         self._program.step(*parts, *rows, table, batch.kv, logits)
         return logits
+
+
+def _pack_factors(
+    adapters: Mapping[str, LowRank] | None, tensors: Mapping[str, PackedTensor], size: int
+) -> tuple[Mapping[str, LowRank], NDArray[np.uint8]]:
+    if not adapters:
+        return {}, np.empty(0, np.uint8)
+    from qwell.native.adapter import pack_adapters  # a start without one does not pay for it
+
+    return pack_adapters(adapters, tensors, size)
+
+
+def _unread_bytes(tensors: Mapping[str, PackedTensor]) -> int:
+    """Of the embedding, where the head is another matrix: a step reads single rows of it then."""
+    embedding = tensors.get("model.embed_tokens.weight")
+    return embedding.nbytes if embedding and "lm_head.weight" in tensors else 0
 
 
 def _key_bias(weights: Weights) -> F32:

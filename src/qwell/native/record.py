@@ -63,6 +63,8 @@ class Record:
         rows: Rows | None = None,
         span: int = 1,
     ) -> Value:
+        """Appends a node; gives its result, of `width` floats a row. rows: those of the first
+        input if not given."""
         node = Node(op, inputs, weight, layer, span)
         node.out = Value(width, rows or (inputs[0].rows if inputs else "all"), node, record=self)
         for value in inputs:

@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
@@ -23,13 +23,12 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp
 
-from qwell.server.auth import NOBODY, Gate, Tenant
-from qwell.server.chat import ChatExchange
-from qwell.server.completions import TextExchange
+from qwell.server.auth import NOBODY, Gate
 from qwell.server.errors import ApiError, ignored, retry_after
-from qwell.server.exchange import Exchange, Json
+from qwell.server.exchange import Json
 from qwell.server.guard import Guard
 from qwell.server.json_body import read_json
+from qwell.server.kinds import CHAT, COMPLETIONS, exchange_of
 from qwell.server.metrics import metrics_text
 from qwell.server.openapi import document
 from qwell.server.page_files import page_files
@@ -52,26 +51,15 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 @dataclass(frozen=True)
-class _Page:
+class _Endpoint:
+    """A method of a path. body: the request it takes, a class of requests.py; media: of replies."""
+
     method: str
     path: str
     purpose: str
-    body: type | None
-    media: str
-    run: Callable[..., Any]
-
-
-def exchange_of(
-    served: Served, path: str, value: Any, tenant: Tenant, *, strict: bool, truth: bool = False
-) -> Exchange:
-    """A request to one of the two completion routes, read. Raises ApiError, QwellError."""
-    if path == "/v1/chat/completions":
-        chat, ignored = read(ChatRequest, value, strict=strict)
-        chat = replace(chat, qwell=replace(chat.qwell, truth=chat.qwell.truth or truth))
-        return ChatExchange(served, chat, ignored, tenant)
-    raw, ignored = read(TextRequest, value, strict=strict)
-    raw = replace(raw, qwell=replace(raw.qwell, truth=raw.qwell.truth or truth))
-    return TextExchange(served, raw, ignored, tenant)
+    run: Callable[[Request], Awaitable[Response]]
+    body: type | None = None
+    media: str = JSON
 
 
 class App:
@@ -95,10 +83,10 @@ class App:
 
     @cached_property
     def _routes(self) -> list[Route]:
-        return [Route(p.path, self._endpoint(p), methods=[p.method]) for p in self._pages]
+        return [Route(e.path, _answering(e), methods=[e.method]) for e in self._endpoints]
 
     def _count(self, path: str, status: int) -> None:
-        known = any(path == page.path for page in self._pages)
+        known = any(path == endpoint.path for endpoint in self._endpoints)
         self.responses[path if known else "other", status] += 1
 
     def drain(self) -> None:
@@ -107,59 +95,26 @@ class App:
         self.served.service.drain()
 
     @cached_property
-    def _pages(self) -> list[_Page]:
-        chat, raw = "/v1/chat/completions", "/v1/completions"
+    def _endpoints(self) -> list[_Endpoint]:
+        complete, text = self._complete, self._text_route
         return [
-            _Page("POST", chat, "the next message of a chat", ChatRequest, JSON, self._complete),
-            _Page("POST", raw, "how a text goes on", TextRequest, JSON, self._complete),
-            _Page("GET", "/v1/models", "the model", None, JSON, self._models),
-            _Page("GET", "/v1/models/{model:path}", "the model", None, JSON, self._model),
-            _Page(
-                "POST",
-                "/tokenize",
-                "text to ids",
-                TokenizeRequest,
-                JSON,
-                self._tool(TokenizeRequest, tokenize),
-            ),
-            _Page(
-                "POST",
-                "/detokenize",
-                "ids to text",
-                DetokenizeRequest,
-                JSON,
-                self._tool(DetokenizeRequest, detokenize),
-            ),
-            _Page(
-                "POST",
-                "/apply_template",
-                "a chat as the model gets it",
-                TemplateRequest,
-                JSON,
-                self._tool(TemplateRequest, apply_template),
-            ),
-            _Page("GET", "/tokenizer_info", "facts of the tokenizer", None, JSON, self._info),
-            _Page("GET", "/health", "whether the engine lives", None, JSON, self._health),
-            _Page("GET", "/ready", "whether requests are taken", None, JSON, self._ready),
-            _Page("GET", "/metrics", "numbers for Prometheus", None, TEXT, self._metrics),
-            _Page("GET", "/openapi.json", "this document", None, JSON, self._document),
+            _Endpoint("POST", CHAT, "the next message of a chat", complete, ChatRequest),
+            _Endpoint("POST", COMPLETIONS, "how a text goes on", complete, TextRequest),
+            _Endpoint("GET", "/v1/models", "the model", self._models),
+            _Endpoint("GET", "/v1/models/{model:path}", "the model", self._model),
+            text("/tokenize", "text to ids", tokenize, TokenizeRequest),
+            text("/detokenize", "ids to text", detokenize, DetokenizeRequest),
+            text("/apply_template", "a chat as the model gets it", apply_template, TemplateRequest),
+            _Endpoint("GET", "/tokenizer_info", "facts of the tokenizer", self._info),
+            _Endpoint("GET", "/health", "whether the engine lives", self._health),
+            _Endpoint("GET", "/ready", "whether requests are taken", self._ready),
+            _Endpoint("GET", "/metrics", "numbers for Prometheus", self._metrics, media=TEXT),
+            _Endpoint("GET", "/openapi.json", "this document", self._document),
         ]
 
     def _is_open(self, path: str) -> bool:
         """No key: signs of life, and the page, which is the same for everybody."""
         return path in ("/health", "/ready") or path in self._files
-
-    def _endpoint(self, page: _Page) -> Callable[[Request], Awaitable[Response]]:
-        async def endpoint(request: Request) -> Response:
-            try:
-                response: Response = await page.run(request)
-                return response
-            except ClientDisconnect:
-                return Response(status_code=400)  # nobody is there to read it
-            except Exception as error:
-                return error_response(error)
-
-        return endpoint
 
     async def _complete(self, request: Request) -> Response:
         body, tenant = await request.body(), request.state.tenant or NOBODY
@@ -183,9 +138,10 @@ class App:
             run = await to_thread.run_sync(prepare, limiter=self._threads)
             return Answer(run, held.pop_all(), self.settings.keep_alive_s)
 
-    def _tool(
-        self, of: type, work: Callable[[Served, Any], Json]
-    ) -> Callable[[Request], Awaitable[Response]]:
+    def _text_route(
+        self, path: str, purpose: str, work: Callable[[Served, Any], Json], of: type
+    ) -> _Endpoint:
+        """One of text_routes.py: `work` makes the reply of a request of the class `of`."""
 
         async def run(request: Request) -> Response:
             body = await request.body()
@@ -198,7 +154,7 @@ class App:
 
             return await to_thread.run_sync(answer, limiter=self._threads)
 
-        return run
+        return _Endpoint("POST", path, purpose, run, of)
 
     async def _models(self, request: Request) -> Response:
         return json_response({"object": "list", "data": [self._card()]})
@@ -259,15 +215,29 @@ class App:
         """The OpenAPI document."""
         rows = [
             (
-                p.method,
-                p.path.replace(":path", ""),
-                p.purpose,
-                p.body.__name__ if p.body else None,
-                p.media,
+                e.method,
+                e.path.replace(":path", ""),
+                e.purpose,
+                e.body.__name__ if e.body else None,
+                e.media,
             )
-            for p in self._pages
+            for e in self._endpoints
         ]
         return document(rows, version("qwell"))
+
+
+def _answering(endpoint: _Endpoint) -> Callable[[Request], Awaitable[Response]]:
+    """The endpoint with faults as answers."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await endpoint.run(request)
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody is there to read it
+        except Exception as error:
+            return error_response(error)
+
+    return answer
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

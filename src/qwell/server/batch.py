@@ -18,15 +18,15 @@ from typing import IO, Any
 
 from qwell.engine.jobs import Event, Overloaded
 from qwell.errors import NotFoundError, StorageError, UsageError
-from qwell.server.app import exchange_of
 from qwell.server.auth import NOBODY
 from qwell.server.errors import ApiError, from_exception
 from qwell.server.exchange import Exchange, Json
 from qwell.server.json_body import read_json
+from qwell.server.kinds import CHAT, COMPLETIONS, exchange_of
 from qwell.server.served import Served
 from qwell.server.stream import dump
 
-URLS = ("/v1/chat/completions", "/v1/completions")
+URLS = (CHAT, COMPLETIONS)
 _Events = SimpleQueue[tuple["_Line", int, Event]]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from qwell.engine.grammar_spec import GrammarSpec
 from qwell.engine.jobs import Event, Finished, Job, Token
-from qwell.engine.types import Completion, TokenLogprob
+from qwell.engine.types import Completion, SamplingParams, TokenLogprob
 from qwell.errors import TextError
 from qwell.server.auth import Tenant
 from qwell.server.errors import ApiError
@@ -36,6 +36,8 @@ _CLOSE = "</tool_call>"
 
 
 class ChatExchange(Exchange):
+    """One job; its choices are messages."""
+
     prefix, whole_kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
     request: ChatRequest
 
@@ -68,7 +70,7 @@ class ChatExchange(Exchange):
         """With tool_choice 'none' the model is not told of tools, so it cannot call one."""
         return [dict(spec.raw) for spec in self._specs] if self._has_tools else None
 
-    def _params(self) -> Any:
+    def _params(self) -> SamplingParams:
         request = self.request
         limits = {request.max_tokens, request.max_completion_tokens} - {None}
         if len(limits) > 1:
@@ -105,7 +107,7 @@ class ChatExchange(Exchange):
         elif isinstance(event, Finished):
             for delta in reply.finish(self._tail(event.completion)):
                 yield _delta(index, delta)
-            reason = reply.finish_reason(self._reason(event.completion))
+            reason = reply.finish_reason(event.completion.finish_reason)
             yield _delta(index, {}, reason=reason) | reply.flag()
 
     def choice(self, index: int, completion: Completion) -> Json:
@@ -121,7 +123,7 @@ class ChatExchange(Exchange):
             "index": index,
             "message": message,
             "logprobs": self._logprobs(completion.logprobs),
-            "finish_reason": reply.finish_reason(self._reason(completion)),
+            "finish_reason": reply.finish_reason(completion.finish_reason),
             **reply.flag(),
         }
 
@@ -129,9 +131,6 @@ class ChatExchange(Exchange):
         """The closing tag at which the engine stopped for us: it belongs to the call."""
         ours = self._stops_after_call and completion.stop_reason == _CLOSE
         return _CLOSE if ours else ""
-
-    def _reason(self, completion: Completion) -> str:
-        return completion.finish_reason
 
     def _logprobs(self, tokens: tuple[TokenLogprob, ...] | None) -> Json | None:
         if not tokens:

@@ -22,6 +22,8 @@ FIM_ENDS = (*FIM, "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>", "<|endoftext|>
 
 
 class TextExchange(Exchange):
+    """A job for each prompt; their choices are texts."""
+
     prefix, whole_kind, chunk_kind = "cmpl", "text_completion", "text_completion"
     request: TextRequest
 

@@ -97,6 +97,7 @@ class Exchange(ABC):
         """What the truth block says beside counts, sampling and ends."""
 
     def usage(self) -> Json:
+        """OpenAI's counts, over all choices that have ended."""
         prompt = sum(len(job.prompt_ids) for job in self.jobs)
         reply = sum(self.count(done) for done in self._ended.values())
         return {
@@ -107,6 +108,7 @@ class Exchange(ABC):
         }
 
     def count(self, completion: Completion) -> int:
+        """Tokens of a choice that `usage` counts."""
         return completion.usage.completion_tokens
 
     def _chunk(self, choice: Json) -> Json:

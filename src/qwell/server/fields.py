@@ -32,6 +32,7 @@ class Rule(Protocol):
 
 
 def wrong(path: str, value: Any, expected: str) -> ApiError:
+    """The refusal of a value that is not what `expected` says, in the name of its field."""
     shown = type(value).__name__ if isinstance(value, dict | list) else repr(value)[:60]
     shown = {"dict": "an object", "list": "a list", "None": "null"}.get(shown, shown)
     return ApiError(400, f"{path} is {shown}: give {expected}", param=path, code="invalid_value")
@@ -39,6 +40,8 @@ def wrong(path: str, value: Any, expected: str) -> ApiError:
 
 @dataclass(frozen=True)
 class Number:
+    """A number from low to high; `read` gives a float."""
+
     low: float
     high: float
 
@@ -56,6 +59,8 @@ class Number:
 
 @dataclass(frozen=True)
 class Whole:
+    """A whole number from low to high; 3.0 is one."""
+
     low: int
     high: int
 
@@ -74,6 +79,8 @@ class Whole:
 
 @dataclass(frozen=True)
 class Flag:
+    """true or false."""
+
     def fits(self, value: Any) -> bool:
         return isinstance(value, bool)
 
@@ -88,6 +95,8 @@ class Flag:
 
 @dataclass(frozen=True)
 class Text:
+    """A text of so many characters, or one of `among`."""
+
     longest: int = 1 << 26
     shortest: int = 0
     among: tuple[str, ...] = ()

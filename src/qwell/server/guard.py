@@ -2,7 +2,7 @@
 
 - Host must mean this machine, so that no web page can reach it under a name of its own (rebinding).
 - Origin, if a browser sends one, must be ours or named by --cors-origin.
-- Every path needs a key where there are keys, save those in OPEN: they tell nothing of anybody.
+- Every path needs a key where there are keys, save those that `is_open` lets through.
 - A body is bounded in size and time, a client that does not read is dropped.
 """
 

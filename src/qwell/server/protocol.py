@@ -24,6 +24,8 @@ _FRAMING = 64 << 10
 
 
 class GuardedProtocol(H11Protocol):
+    """uvicorn's protocol of one connection, within the bounds of `settings`."""
+
     settings: ClassVar[Settings]
     _head_timer: asyncio.TimerHandle | None = None
     _on_wire = 0  # bytes since the head of the request whose body is read now

@@ -12,6 +12,7 @@ from qwell.server.errors import ApiError
 from qwell.server.requests import Common
 from qwell.server.served import Served
 
+# Fields of a request that SamplingParams has under the same name and with the same meaning.
 _SAME_NAME = (
     "temperature",
     "top_p",
@@ -26,7 +27,19 @@ _SAME_NAME = (
     "min_tokens",
     "ignore_eos",
 )
-_TOLD = (*_SAME_NAME[:6], "top_k", "max_tokens", "stop", "seed")
+_TOLD = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "top_k",
+    "max_tokens",
+    "stop",
+    "seed",
+)
+"""What the truth block tells, in this order."""
 
 
 def read_params(served: Served, request: Common, **more: Any) -> SamplingParams:

@@ -23,6 +23,8 @@ _SYSTEM = re.compile(r"<\|im_start\|>system\n(.*?)<\|im_end\|>", re.DOTALL)
 
 @dataclass(frozen=True)
 class Served:
+    """One model that is served."""
+
     llm: LLM
     service: Service
     settings: Settings

@@ -146,7 +146,7 @@ class Answer(Response):
         except ConnectionError:
             raise
         except Exception as error:
-            body = sse(_told(error).body())
+            body = sse(_as_api_error(error).body())
             await send({"type": "http.response.body", "body": body, "more_body": True})
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
 
@@ -154,7 +154,7 @@ class Answer(Response):
         exchange = self._run.exchange
         while not exchange.is_done:
             items = await self._run.inbox.get(self._keep_alive_s)
-            body, error = _told_of(exchange, items)
+            body, error = _chunks(exchange, items)
             if body or not items:
                 yield body or b": keep-alive\n\n"
             if error is not None:
@@ -163,7 +163,7 @@ class Answer(Response):
             yield sse(chunk)
 
 
-def _told_of(exchange: Exchange, items: list[Item]) -> tuple[bytes, Exception | None]:
+def _chunks(exchange: Exchange, items: list[Item]) -> tuple[bytes, Exception | None]:
     """The chunks that events make certain, up to one that is a fault, and that fault."""
     parts: list[bytes] = []
     try:
@@ -194,10 +194,12 @@ async def _gone(receive: Receive) -> None:
 
 
 def sse(value: Json) -> bytes:
+    """One server-sent event."""
     return b"data: " + dump(value) + b"\n\n"
 
 
 def dump(value: object) -> bytes:
+    """JSON as every body has it: UTF-8, no spaces, no NaN."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode()
 
@@ -209,11 +211,11 @@ def json_response(
 
 
 def error_response(error: Exception) -> Response:
-    told = _told(error)
+    told = _as_api_error(error)
     return json_response(told.body(), told.status, told.headers)
 
 
-def _told(error: Exception) -> ApiError:
+def _as_api_error(error: Exception) -> ApiError:
     """What the client is told; a fault of ours goes into the log, traceback and all."""
     number = secrets.token_hex(4)
     told = from_exception(error, number)

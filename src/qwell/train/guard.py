@@ -28,7 +28,7 @@ class Guard:
     in_a_row: int = 0
     skipped: int = 0
 
-    def is_bad(self, step: int, loss: float, grad_norm: float) -> str:
+    def fault(self, step: int, loss: float, grad_norm: float) -> str:
         """Why the step must be skipped; empty if it is sound. Raises TrainingError at the end of
         patience."""
         reason = self._reason(loss, grad_norm)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,8 +20,6 @@ from qwell.native.train import train_kernels
 
 if TYPE_CHECKING:
     from qwell._core import TrainKernels
-    from qwell.train.optim import Update
-    from qwell.train.packed import Packed
 
 _made: dict[tuple[int, int, str | None], TrainKernels | None] = {}
 _off = 0
@@ -218,6 +216,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, splits: Tensor) -> tuple[Tensor, 
 def attention_back(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, splits: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of q, k and v, bf16; grad [T, N, H] is that of out, contiguous."""
     made = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     addresses = (grad.data_ptr(), *(t.data_ptr() for t in made))
     _attention(q, k, v, out, lse, splits, addresses)
@@ -261,8 +260,26 @@ def cross_entropy(logits: Tensor, targets: Tensor, scale: float) -> tuple[Tensor
 
 
 def square_sum(x: Tensor) -> float:
+    """The sum of the squares of all elements."""
     total: float = _core().square_sum(x.data_ptr(), x.numel())
     return total
+
+
+@dataclass(frozen=True)
+class Update:
+    """The numbers of one AdamW update of one parameter."""
+
+    beta1: float
+    beta2: float
+    eps: float
+    decay: float
+    """What the weight is multiplied by: 1 - lr * weight_decay."""
+    lr: float
+    grad_scale: float
+    correct1: float
+    """1 - beta1^t, the correction of the first moment's bias; correct2 likewise."""
+    correct2: float
+    seed: int
 
 
 def adamw(weight: Tensor, grad: Tensor, state: dict[str, Tensor], update: Update) -> None:
@@ -274,23 +291,31 @@ def adamw(weight: Tensor, grad: Tensor, state: dict[str, Tensor], update: Update
     _core().adamw(weight.data_ptr(), grad.data_ptr(), weight.numel(), *where, *astuple(update))
 
 
-def unpacks(packed: Packed) -> bool:
-    """Whether `dequantise` takes this matrix."""
-    return packed.group % 16 == 0 and packed.codes.device.type == "cpu" and core() is not None
+def unpacks(codes: Tensor, group: int) -> bool:
+    """Whether `dequantise` takes a matrix of these codes."""
+    return group % 16 == 0 and codes.device.type == "cpu" and core() is not None
 
 
-def dequantise(packed: Packed) -> Tensor:
-    """The bf16 matrix of packed integers; their groups are multiples of sixteen."""
-    out = torch.empty(packed.out_features, packed.in_features, dtype=torch.bfloat16)
+def dequantise(
+    codes: Tensor,
+    scale: Tensor,
+    minimum: Tensor | None,
+    *,
+    bits: int,
+    zero: int,
+    group: int,
+    shape: tuple[int, int],
+) -> Tensor:
+    """The bf16 matrix [out, in] of packed integers (see packed.py for the layout)."""
+    out = torch.empty(shape, dtype=torch.bfloat16)
     _core().dequantise(
-        packed.codes.data_ptr(),
-        packed.scale.data_ptr(),
-        0 if packed.minimum is None else packed.minimum.data_ptr(),
-        packed.bits,
-        packed.zero,
-        packed.group,
-        packed.out_features,
-        packed.in_features,
+        codes.data_ptr(),
+        scale.data_ptr(),
+        0 if minimum is None else minimum.data_ptr(),
+        bits,
+        zero,
+        group,
+        *shape,
         out.data_ptr(),
     )
     return out

@@ -56,8 +56,8 @@ class Optimizer(Protocol):
     def load_state_dict(self, saved: dict[str, Tensor]) -> None: ...
 
 
-class Keeper(Protocol):
-    """Saves the whole run; see run.py."""
+class Save(Protocol):
+    """Writes a checkpoint of the whole run (snapshot.py); `loss` is the measured one, if any."""
 
     def __call__(self, loop: Loop, loss: float | None) -> None: ...
 
@@ -73,6 +73,12 @@ class Position:
     """the last measurement"""
     measured: int = -1
     """the step it was made at"""
+
+    def advance(self, tokens: int, targets: int) -> None:
+        """One step, of so many tokens and targets, is done."""
+        self.step += 1
+        self.tokens += tokens
+        self.targets += targets
 
 
 class Loop:
@@ -92,7 +98,7 @@ class Loop:
         objective: Objective,
         *,
         evaluate: Evaluate | None = None,
-        save: Keeper | None = None,
+        save: Save | None = None,
         watch: Watch = lambda _: None,
         world: World = World(),  # noqa: B008 (frozen)
     ) -> None:
@@ -101,7 +107,7 @@ class Loop:
         self.source, self.objective = source, objective
         self.evaluate, self.save, self.watch = evaluate, save, watch
         self.guard = Guard(config.spike_sigma, config.max_skips)
-        self.at = Position()
+        self.position = Position()
         self._items: Iterator[Any] = iter(source)
         self.saved_at = -1
 
@@ -118,23 +124,23 @@ class Loop:
     def _run(self) -> bool:
         with stop_asked() as stop:
             self.model.train()
-            if self.at.step == 0:  # what the stage starts from
+            if self.position.step == 0:  # what the stage starts from
                 self.measure()
-            while self.at.step < self.total:
+            while self.position.step < self.total:
                 self.step()
                 if self._due(self.config.eval_every):
                     self.measure()
                 # The last checkpoint waits for the last measurement: it may be the best one.
-                if self._due(self.config.save_every) and self.at.step < self.total:
+                if self._due(self.config.save_every) and self.position.step < self.total:
                     self.checkpoint()
                 # Signals reach processes at different times; all must stop at the same step.
                 if any(self.world.sum(stop.count)):
                     self.checkpoint()
-                    self.watch({"kind": "end", "step": self.at.step, "done": False})
+                    self.watch({"kind": "end", "step": self.position.step, "done": False})
                     return False
         self.measure()
         self.checkpoint()
-        self.watch({"kind": "end", "step": self.at.step, "done": True})
+        self.watch({"kind": "end", "step": self.position.step, "done": True})
         return True
 
     def step(self) -> None:
@@ -145,56 +151,50 @@ class Loop:
         tokens, weight = self.world.sum(sum(item.num_tokens for item in items), sum(weights))
         loss = self._accumulate(items, weight)
         norm = self._norm()
-        lr = lr_at(self.config, self.at.step, self.total)
-        reason = self.guard.is_bad(self.at.step + 1, loss, norm)
+        lr = lr_at(self.config, self.position.step, self.total)
+        reason = self.guard.fault(self.position.step + 1, loss, norm)
         if not reason:
             clip = self.config.clip_norm
             self.optimizer.step(lr, grad_scale=clip_scale(norm, clip) if clip else 1.0)
         self.optimizer.zero_grad()
-        at = self.at
-        at.step, at.tokens, at.targets = (
-            at.step + 1,
-            at.tokens + int(tokens),
-            at.targets + int(weight),
-        )
-        seconds = perf_counter() - start
+        self.position.advance(int(tokens), int(weight))
         self.watch(
             {
                 "kind": "step",
-                "step": at.step,
+                "step": self.position.step,
                 "loss": loss,
                 "grad_norm": norm,
                 "lr": lr,
                 "tokens": int(tokens),
                 "targets": int(weight),
                 "skipped": reason,
-                "seconds": seconds,
+                "seconds": perf_counter() - start,
             }
         )
 
     def measure(self) -> None:
         """Runs `evaluate` if there is one and these weights are not measured yet."""
-        if self.evaluate is None or self.at.measured == self.at.step:
+        if self.evaluate is None or self.position.measured == self.position.step:
             return
         self.model.eval()
         with torch.no_grad():
-            self.at.evals, self.at.measured = dict(self.evaluate()), self.at.step
+            self.position.evals, self.position.measured = dict(self.evaluate()), self.position.step
         self.world.settle(self.model)
         self.model.train()
-        self.watch({"kind": "eval", "step": self.at.step, **self.at.evals})
+        self.watch({"kind": "eval", "step": self.position.step, **self.position.evals})
 
     def checkpoint(self) -> None:
         """Saves if this step is not saved yet."""
-        if self.save is None or self.saved_at == self.at.step:
+        if self.save is None or self.saved_at == self.position.step:
             return
         # A loss measured at another step says nothing of these weights.
-        is_measured = self.at.measured == self.at.step
-        self.save(self, self.at.evals.get("loss") if is_measured else None)
-        self.saved_at = self.at.step
-        self.watch({"kind": "save", "step": self.at.step})
+        is_measured = self.position.measured == self.position.step
+        self.save(self, self.position.evals.get("loss") if is_measured else None)
+        self.saved_at = self.position.step
+        self.watch({"kind": "save", "step": self.position.step})
 
     def _due(self, every: int) -> bool:
-        return every > 0 and self.at.step % every == 0
+        return every > 0 and self.position.step % every == 0
 
     def _accumulate(self, items: list[Any], weight: float) -> float:
         """Gradients of the step; the mean loss over all processes, in nats."""

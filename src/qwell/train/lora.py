@@ -19,11 +19,9 @@ from torch import Tensor, nn
 
 from qwell.checkpoint.adapter import CONFIG, WEIGHTS
 from qwell.checkpoint.appear import appearing_folder
-from qwell.checkpoint.mapped import read_object
-from qwell.checkpoint.safetensors import read_safetensors
 from qwell.checkpoint.save_folder import write_json
 from qwell.checkpoint.save_safetensors import write_safetensors
-from qwell.errors import CheckpointError, UnsupportedModelError, UsageError
+from qwell.errors import UsageError
 from qwell.train import functions
 from qwell.train.config import TARGETS
 from qwell.train.modules import Block, Decoder, Linear
@@ -141,7 +139,7 @@ def _linears(
                     yield parent, name, child
 
 
-# --- PEFT's layout --------------------------------------------------------------------------
+# --- PEFT's layout, written; `checkpoint/adapter.py` reads it ---------------------------------
 
 
 def adapter_state(decoder: Decoder) -> dict[str, Tensor]:
@@ -167,6 +165,7 @@ def save_adapter(folder: Path, decoder: Decoder, config: LoraConfig, *, base: st
 
 
 def peft_config(config: LoraConfig, base: str) -> dict[str, Any]:
+    """adapter_config.json."""
     return {
         "base_model_name_or_path": base,
         "bias": "none",
@@ -182,49 +181,3 @@ def peft_config(config: LoraConfig, base: str) -> dict[str, Any]:
         "use_dora": False,
         "use_rslora": False,
     }
-
-
-def read_peft_config(folder: Path) -> LoraConfig:
-    """The config of an adapter folder. Raises UnsupportedModelError naming the key for what this
-    version does not compute, CheckpointError for damage."""
-    raw = read_object(folder / CONFIG)
-    if raw.get("peft_type") != "LORA":
-        raise UnsupportedModelError(f"{folder}: peft_type is {raw.get('peft_type')!r}, not 'LORA'")
-    for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "layers_to_transform"):
-        if raw.get(key):
-            raise UnsupportedModelError(f"{folder}: {key} is not supported; train without it")
-    if raw.get("bias", "none") != "none":
-        raise UnsupportedModelError(f"{folder}: bias {raw['bias']!r} is not supported")
-    saved = raw.get("modules_to_save") or ()
-    if not set(saved) <= set(WHOLE):
-        raise UnsupportedModelError(f"{folder}: modules_to_save {sorted(saved)} is not supported")
-    targets = raw.get("target_modules")
-    if not isinstance(targets, list) or not isinstance(raw.get("r"), int):
-        raise CheckpointError(f"{folder}: target_modules or r is missing in {CONFIG}")
-    return LoraConfig(
-        rank=raw["r"],
-        alpha=float(raw.get("lora_alpha", raw["r"])),
-        targets=tuple(targets),
-        train_embeddings=bool(saved),
-    )
-
-
-@torch.no_grad()
-def load_adapter(decoder: Decoder, folder: Path) -> LoraConfig:
-    """Puts the adapter of a PEFT folder on a plain decoder. Raises CheckpointError if it does not
-    fit it tensor by tensor."""
-    config = read_peft_config(folder)
-    add_lora(decoder, config)
-    found = read_safetensors(folder / WEIGHTS)
-    wanted = adapter_state(decoder)
-    for name in wanted.keys() ^ found.keys():
-        which = "is missing" if name in wanted else "belongs to no target"
-        raise CheckpointError(f"{folder / WEIGHTS}: tensor {name} {which}; give its base model")
-    for name, parameter in wanted.items():
-        if found[name].shape != tuple(parameter.shape):
-            raise CheckpointError(
-                f"{folder / WEIGHTS}: tensor {name} has shape {found[name].shape}, the model asks "
-                f"for {tuple(parameter.shape)}; give its base model"
-            )
-        parameter.copy_(torch.from_numpy(found[name].float32()))
-    return config

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from qwell.train import kernels
+from qwell.train.kernels import Update
 
 SLAB = 1 << 18
 """Elements updated at a time: the temporaries stay in the cache."""
@@ -47,22 +48,6 @@ class AdamWConfig:
     'none' rounds stochastically."""
     seed: int = 0
     """Of stochastic rounding: the same seed and step give the same bits."""
-
-
-@dataclass(frozen=True)
-class Update:
-    """The numbers of one update of one parameter."""
-
-    beta1: float
-    beta2: float
-    eps: float
-    decay: float
-    """What the weight is multiplied by: 1 - lr * weight_decay."""
-    lr: float
-    grad_scale: float
-    correct1: float
-    correct2: float
-    seed: int
 
 
 class AdamW:

@@ -48,8 +48,16 @@ class Packed(nn.Module):
 
     def dequantise(self, dtype: torch.dtype = torch.bfloat16) -> Tensor:
         """[out, in] in float32, rounded once to dtype."""
-        if dtype == torch.bfloat16 and kernels.unpacks(self):
-            return kernels.dequantise(self)
+        if dtype == torch.bfloat16 and kernels.unpacks(self.codes, self.group):
+            return kernels.dequantise(
+                self.codes,
+                self.scale,
+                self.minimum,
+                bits=self.bits,
+                zero=self.zero,
+                group=self.group,
+                shape=(self.out_features, self.in_features),
+            )
         wide = self._bytes().to(torch.float32) - self.zero
         wide = wide.view(self.out_features, -1, self.group) * self.scale[:, :, None]
         if self.minimum is not None:

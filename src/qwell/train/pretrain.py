@@ -35,6 +35,7 @@ def main(config: PretrainConfig) -> Result:
 
 
 def parts(config: PretrainConfig, world: World) -> Parts:  # noqa: ARG001 (every stage has it)
+    """What this stage brings to its run: the model, its rows, what is learnt of them."""
     start = begin(config)
     return parts_of(
         config,
@@ -65,21 +66,29 @@ def valid_rows(config: PretrainConfig, tokenizer: Tokenizer) -> PackedRows | Non
 def begin(config: PretrainConfig) -> Start:
     """New weights for a size or a config.json, else those of the model."""
     shape = model_config(config)
-    dtype = DTYPES[config.dtype]
-    if shape is None:
-        loaded = load_decoder(
-            config.model, dtype=dtype, recompute=config.recompute, packed=config.qlora or None
-        )
-        decoder = loaded.decoder
-        set_theta(decoder, config.rope_theta or decoder.config.rope_theta, config.context)
-        adapt(config, decoder)
-        return Start(
-            decoder=decoder,
-            tokenizer=loaded.tokenizer,
-            chat_template=loaded.chat_template,
-            generation=loaded.generation,
-            note=loaded.note,
-        )
+    return _go_on(config) if shape is None else _anew(config, shape)
+
+
+def _go_on(config: PretrainConfig) -> Start:
+    loaded = load_decoder(
+        config.model,
+        dtype=DTYPES[config.dtype],
+        recompute=config.recompute,
+        packed=config.qlora or None,
+    )
+    decoder = loaded.decoder
+    set_theta(decoder, config.rope_theta or decoder.config.rope_theta, config.context)
+    adapt(config, decoder)
+    return Start(
+        decoder=decoder,
+        tokenizer=loaded.tokenizer,
+        chat_template=loaded.chat_template,
+        generation=loaded.generation,
+        note=loaded.note,
+    )
+
+
+def _anew(config: PretrainConfig, shape: ModelConfig) -> Start:
     if not config.tokenizer:
         raise UsageError("new weights need a tokenizer: give --tokenizer FOLDER or MODEL")
     tokenizer, template = text_side(config.tokenizer)
@@ -91,7 +100,7 @@ def begin(config: PretrainConfig) -> Start:
         decoder=init_decoder(
             shape,
             seed=config.seed,
-            dtype=dtype,
+            dtype=DTYPES[config.dtype],
             recompute=config.recompute,
             std=config.init_std,
         ),
@@ -108,20 +117,9 @@ def model_config(config: PretrainConfig) -> ModelConfig | None:
     """The shape of new weights: of a size, or of a config.json; None to go on from a model."""
     path = Path(config.model)
     if config.model in SIZES:
-        size = SIZES[config.model]
-        shape = ModelConfig(
-            **asdict(size),
-            head_dim=size.hidden_size // size.num_attention_heads,
-            max_position_embeddings=max(config.context, 4096),
-            rms_norm_eps=1e-6,
-            rope_theta=10_000.0,
-        )
+        shape = _of_size(config.model, config.context)
     elif path.suffix == ".json":
-        try:
-            raw = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise NotFoundError(f"{path} cannot be read as a config ({error})") from error
-        shape = ModelConfig.from_dict(raw, str(path))
+        shape = _of_file(path)
     elif config.model:
         return None
     else:
@@ -137,6 +135,25 @@ def model_config(config: PretrainConfig) -> ModelConfig | None:
     theta = config.rope_theta or shape.rope_theta
     longest = max(config.context, shape.max_position_embeddings)
     return replace(shape, rope_theta=theta, max_position_embeddings=longest)
+
+
+def _of_size(name: str, context: int) -> ModelConfig:
+    size = SIZES[name]
+    return ModelConfig(
+        **asdict(size),
+        head_dim=size.hidden_size // size.num_attention_heads,
+        max_position_embeddings=max(context, 4096),
+        rms_norm_eps=1e-6,
+        rope_theta=10_000.0,
+    )
+
+
+def _of_file(path: Path) -> ModelConfig:
+    try:
+        raw = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise NotFoundError(f"{path} cannot be read as a config ({error})") from error
+    return ModelConfig.from_dict(raw, str(path))
 
 
 def set_theta(decoder: Decoder, theta: float, context: int) -> None:

@@ -31,7 +31,7 @@ from qwell.train.logs import JsonLog, Screen, TensorBoard, Watcher
 from qwell.train.loop import Evaluate, Event, Loop, Objective, Optimizer
 from qwell.train.modules import Decoder
 from qwell.train.run_checkpoint import RunCheckpoints, Saved
-from qwell.train.snapshot import Keep, check_same, fingerprint, mix, restore
+from qwell.train.snapshot import Saver, check_same, fingerprint, mix, restore
 from qwell.train.world import World, copy_into, full, join, shard
 
 MODEL, ADAPTER = "model", "adapter"
@@ -119,7 +119,7 @@ def _run(config: TrainConfig, parts: Parts, checkpoints: RunCheckpoints, world: 
         source,
         meter,
         evaluate=parts.evaluate(model, world),
-        save=Keep(config, checkpoints, hashes),
+        save=Saver(config, checkpoints, hashes),
         watch=meter.watch,
         world=world,
     )
@@ -129,14 +129,16 @@ def _run(config: TrainConfig, parts: Parts, checkpoints: RunCheckpoints, world: 
         write_whole(out / "config.json", json.dumps(config.to_dict(), indent=1).encode())
     with ExitStack() as stack:
         if world.is_first:
-            kept = loop.at.step if saved else -1  # of a run without a checkpoint nothing counts
+            kept = (
+                loop.position.step if saved else -1
+            )  # of a run without a checkpoint nothing counts
             meter.watchers += _watchers(config, out, kept, parts.total, stack)
         for text in notes:
-            meter.watch({"kind": "note", "step": loop.at.step, "text": text})
+            meter.watch({"kind": "note", "step": loop.position.step, "text": text})
         is_done = loop.run()
     if is_done:
         _finish(parts, loop, out, world)
-    return Result(out, loop.at.step, is_done, loop.at.evals)
+    return Result(out, loop.position.step, is_done, loop.position.evals)
 
 
 def _on_resuming(saved: Saved) -> list[str]:

@@ -32,6 +32,7 @@ def main(config: SftConfig) -> Result:
 
 
 def parts(config: SftConfig, world: World) -> Parts:  # noqa: ARG001 (every stage has it)
+    """What this stage brings to its run: the model, its rows, what is learnt of them."""
     start = begin(config)
     assert start.chat_template is not None
     text_side = start.tokenizer, ChatTemplate(start.chat_template)

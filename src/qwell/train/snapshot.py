@@ -39,7 +39,7 @@ _DATA = {"data": "the content of --data", "valid": "the content of --valid"}
 
 
 @dataclass(frozen=True)
-class Keep:
+class Saver:
     """Saves a loop: weights that learn, optimizer, random numbers, data position, guard."""
 
     config: TrainConfig
@@ -53,14 +53,14 @@ class Keep:
             "rng": rng_tensors(loop.world),
         }
         if loop.world.is_first:
-            self.checkpoints.save(loop.at.step, groups, self._state(loop), loss=loss)
+            self.checkpoints.save(loop.position.step, groups, self._state(loop), loss=loss)
         loop.world.wait()
 
     def _state(self, loop: Loop) -> dict[str, Any]:
         return {
             "config": self.config.to_dict(),
             "hashes": dict(self.hashes),
-            "position": asdict(loop.at),
+            "position": asdict(loop.position),
             "guard": loop.guard.state(),
             "data": loop.source.state(),
             "python_rng": random.getstate(),
@@ -95,7 +95,7 @@ def restore(loop: Loop, saved: Saved) -> None:
         parameter = named.get(key.rpartition(".")[0])
         state[key] = value if parameter is None else cut(value, parameter)
     loop.optimizer.load_state_dict(state)
-    loop.at, loop.saved_at = Position(**saved.state["position"]), saved.step
+    loop.position, loop.saved_at = Position(**saved.state["position"]), saved.step
     loop.guard.restore(saved.state["guard"])
     loop.source.restore(saved.state["data"])
     _restore_rng(saved, loop)
@@ -164,5 +164,6 @@ def check_same(config: TrainConfig, hashes: Mapping[str, str], saved: Saved) -> 
 
 
 def mix(*numbers: int) -> int:
+    """A seed of 63 bits that depends on every one of the numbers."""
     digest = hashlib.sha256(repr(numbers).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1

@@ -180,10 +180,12 @@ def data_identity(rows: PackedRows, valid: PackedRows | None) -> dict[str, str]:
 
 
 def need_data(config: TrainConfig) -> None:
+    """Raises UsageError for a run without data."""
     if not config.data:
         raise UsageError("there is nothing to learn from: give --data FILE or FOLDER")
 
 
 def need_model(config: TrainConfig) -> None:
+    """Raises UsageError for a run without a model."""
     if not config.model:
         raise UsageError("there is no model to start from: give --model NAME, FOLDER or FILE.gguf")

@@ -61,6 +61,7 @@ class TorchOps:
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, batch: Batch, w: Any) -> Tensor:
         assert batch.kv is None, "training keeps no cache"
+        # bf16 rounds keys: what all of them share goes before, as in the engine (Rope.still).
         if self.dtype != torch.float32 and w.k_norm is None and w.k_proj.bias is not None:
             k = k - w.k_proj.bias.detach().float().view(-1, self.head_dim) * self.still
         q, k, v = (x.to(self.dtype) for x in (q, k, v))

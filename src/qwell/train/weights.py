@@ -1,6 +1,6 @@
 """A checkpoint becomes a Decoder, and a Decoder a Hugging Face folder.
 
-Reads what the checkpoint room reads (safetensors folders, GGUF); integer blocks are dequantised,
+Reads what `checkpoint` reads (safetensors folders, GGUF); integer blocks are dequantised,
 which is a start for training, not the weights the file was made from. Writes config.json,
 generation_config.json, the tokenizer's files and safetensors, which transformers and vLLM open
 unchanged; a folder is whole or not there.
@@ -25,10 +25,10 @@ from qwell.checkpoint.names import EMBEDDING, HEAD
 from qwell.checkpoint.save_folder import hf_config, hf_generation, write_json
 from qwell.checkpoint.save_safetensors import write_shards
 from qwell.config import GenerationConfig, ModelConfig
+from qwell.engine.packed import facts_of, tokenizer_of
 from qwell.errors import UsageError
 from qwell.hub.resolve import resolve
 from qwell.text.files import hf_files
-from qwell.text.template import find_template
 from qwell.text.tokenizer import Tokenizer
 from qwell.train.modules import Decoder
 from qwell.train.packed import PackedKind, pack_linears
@@ -78,8 +78,8 @@ def load_decoder(
     checkpoint = open_checkpoint(resolve(model).paths)
     decoder, note = decoder_of(checkpoint, dtype=dtype, device=device, head=head, packed=packed)
     decoder.ops.recompute = recompute
-    tokenizer, template = _text_side(checkpoint)
-    return Loaded(decoder, checkpoint.generation, tokenizer, template, note)
+    template = facts_of(checkpoint).chat_template
+    return Loaded(decoder, checkpoint.generation, tokenizer_of(checkpoint), template, note)
 
 
 def decoder_of(
@@ -155,14 +155,6 @@ def _fill(parameter: Tensor, source: stored.Tensor) -> None:
         parameter[start:stop].copy_(torch.from_numpy(source.float32(start, stop)))
 
 
-def _text_side(checkpoint: Checkpoint) -> tuple[Tokenizer, str | None]:
-    if checkpoint.folder is None:
-        template = checkpoint.metadata.get("tokenizer.chat_template")
-        tokenizer = Tokenizer.from_gguf(checkpoint.metadata)
-        return tokenizer, template if isinstance(template, str) else None
-    return Tokenizer.from_folder(checkpoint.folder), find_template(checkpoint.folder)
-
-
 # --- writing --------------------------------------------------------------------------------
 
 
@@ -208,7 +200,7 @@ def _stored(decoder: Decoder) -> dict[str, stored.Tensor]:
 
 
 def as_stored(name: str, tensor: Tensor) -> stored.Tensor:
-    """A tensor the checkpoint room can write, over the same bytes."""
+    """A tensor `checkpoint` can write, over the same bytes."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     data: NDArray[np.uint8] = flat.view(torch.uint8).numpy()
     return stored.Tensor(name, _DTYPES[tensor.dtype].upper(), tuple(tensor.shape), data)

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwell.engine.loops import ends_in_loop
-from qwell.engine.scheduler import (
+from qwell.engine.policy import (
     MIN_ROWS,
     MOST_GROWTH,
     SCORED_ROWS,
@@ -109,22 +108,6 @@ def test_a_machine_too_slow_still_reads() -> None:
     play(pace, 0.5, 0.1)
     assert {pace.rows(256) for _ in range(3)} == {MIN_ROWS, 2 * MIN_ROWS}
     assert Pace().rows(77) == 77
-
-
-@pytest.mark.parametrize("period", [1, 3, 17, 64])
-def test_loops_are_seen(period: int) -> None:
-    run = [*range(100, 100 + period)]
-    needed = max(256, 8 * period)
-    ids = [*range(500), *(run * needed)[:needed]]
-    assert ends_in_loop(ids)
-    assert not ends_in_loop([*ids[:-1], 7])
-    assert not ends_in_loop((run * needed)[: needed - 1])
-
-
-def test_a_text_is_no_loop() -> None:
-    assert not ends_in_loop([])
-    assert not ends_in_loop([i * i % 251 + i for i in range(2000)])
-    assert not ends_in_loop([*range(65)] * 20)  # a longer period may be a table
 
 
 @pytest.mark.parametrize("rows", [0, 5, 100])
