@@ -10,13 +10,15 @@ CORE := $(wildcard csrc/*.cpp csrc/*.h csrc/kernels/*.cpp csrc/kernels/*.h csrc/
 CHECK := $(wildcard tests/cross/*.cpp tests/cross/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help run tools test test-slow lint fix sanitize neon-check amx-check bench bench-peers bench-serve proof-verify proof-one-answer proof-fuzz proof-overload proof-lives proof-survival proof-learn proof-tour bench-train clean
+.PHONY: help run setup-train tools test test-slow lint fix sanitize neon-check amx-check bench bench-peers bench-serve proof-verify proof-one-answer proof-fuzz proof-overload proof-lives proof-survival proof-learn proof-tour bench-train clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 24
 
 run: $(VENV)/.built  ## answer PROMPT with MODEL; the first time fetches and packs the model
 	@$(BIN)/qwell run $(MODEL) "$(PROMPT)" --max-tokens 256
+
+setup-train: $(VENV)/.train  ## what `qwell train` needs beyond the base install: torch and a few more
 
 tools:  ## Chromium and Node for the tests of the web page, from the system's packages
 	@tools/page_tools.sh
@@ -100,6 +102,11 @@ $(VENV)/.venv-ready:
 $(VENV)/.built: $(VENV)/.venv-ready pyproject.toml CMakeLists.txt constraints.txt $(CORE)
 	@$(BIN)/pip install -q -c constraints.txt scikit-build-core nanobind cmake ninja
 	@$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.train: $(VENV)/.built
+	@$(BIN)/pip install -q -c constraints.txt torch
+	@$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[tour]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.built

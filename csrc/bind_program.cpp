@@ -222,8 +222,7 @@ void bind_program(nb::module_& m) {
       .def_prop_ro("threads", &Program::threads)
       .def_prop_ro("isa", [](const Program& p) { return std::string(p.isa()); })
       .def_prop_ro("roles_differ", &Program::roles_differ)
-      .def_prop_ro("weight_bytes", &Program::weight_bytes)
-      .def_prop_ro("scratch_bytes", &Program::scratch_bytes);
+      .def_prop_ro("weight_bytes", &Program::weight_bytes);
 }
 
 }  // namespace qwell

@@ -111,7 +111,6 @@ class Program {
   const char* isa() const { return kernels_.name; }
   bool roles_differ() const;  // some prompt rows have a formula of their own
   int64_t weight_bytes() const { return weights_.size() + appended_.size(); }
-  int64_t scratch_bytes() const { return arena_.size() + shared_.size(); }
   const std::vector<Phase>& phases() const { return phases_; }
   // Nanoseconds each phase took on worker 0 since the last call, barrier included.
   std::vector<int64_t> take_times();

@@ -163,9 +163,6 @@ class Program:
     @property
     def weight_bytes(self) -> int: ...
 
-    @property
-    def scratch_bytes(self) -> int: ...
-
 class Probe:
     """What memory and arithmetic give at best; one call, one measurement."""
 

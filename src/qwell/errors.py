@@ -33,6 +33,16 @@ class NotFoundError(QwellError):
     exit_code = 3
 
 
+class MissingPackageError(NotFoundError):
+    """A package that the base install leaves out."""
+
+    def __init__(self, work: str, package: str) -> None:
+        super().__init__(
+            f"{work} needs the package {package}: run `make setup-train` in qwell's folder, "
+            "or install the extra 'tour'"
+        )
+
+
 class DownloadError(QwellError):
     """The network failed, is forbidden, or gave bytes that do not match their hash."""
 

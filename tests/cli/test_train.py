@@ -187,8 +187,8 @@ def test_training_without_its_packages(
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr("qwell.train.sft", raising=False)
     data = ["--model", str(place / "tiny"), "--data", str(place / "chats.jsonl")]
-    assert main(["train", "sft", *data, *QUICK]) == 1
-    assert "pip install 'qwell[train]'" in capsys.readouterr().err
+    assert main(["train", "sft", *data, *QUICK]) == 3
+    assert "training needs the package torch: run `make setup-train`" in capsys.readouterr().err
 
 
 @pytest.mark.slow

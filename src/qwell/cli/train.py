@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from importlib import import_module
 
 from qwell.cli.options import Parser
-from qwell.errors import QwellError, UsageError
+from qwell.errors import MissingPackageError, UsageError
 
 SUBCOMMANDS = {
     "pretrain": ("qwell.cli.train_stage:pretrain", "Learn every token of raw text and code."),
@@ -84,9 +84,7 @@ def _extra() -> Iterator[None]:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("qwell"):
             raise
-        raise QwellError(
-            f"training needs the package {error.name}: pip install 'qwell[train]'"
-        ) from error
+        raise MissingPackageError("training", str(error.name)) from error
 
 
 def _help() -> str:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from qwell.errors import DataError, NotFoundError
+from qwell.errors import DataError, MissingPackageError, NotFoundError
 from qwell.text.plain import file_text
 
 PIECE = 1 << 16
@@ -253,9 +253,7 @@ def _parquet(path: Path) -> Any:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
-        raise NotFoundError(
-            f"{path}: reading Parquet needs pyarrow: pip install 'qwell[train]'"
-        ) from error
+        raise MissingPackageError(f"{path}: reading Parquet", "pyarrow") from error
     try:
         return ParquetFile(path)
     except OSError as error:

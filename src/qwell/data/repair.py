@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from qwell.errors import NotFoundError
+from qwell.errors import MissingPackageError
 
 
 def repaired(text: str) -> str:
@@ -33,7 +33,7 @@ def _ftfy() -> tuple[Any, Any]:
     try:
         import ftfy
     except ImportError as error:
-        raise NotFoundError("repairing text needs ftfy: pip install 'qwell[train]'") from error
+        raise MissingPackageError("repairing text", "ftfy") from error
     config = ftfy.TextFixerConfig(
         unescape_html=False,
         fix_latin_ligatures=False,

@@ -16,7 +16,7 @@ from typing import Any
 
 from qwell.data.clean import write_whole
 from qwell.data.draw import Shuffle, bits
-from qwell.errors import DataError, NotFoundError, UsageError
+from qwell.errors import DataError, MissingPackageError, UsageError
 
 FORMAT = "Answer with the result alone."
 """How a question ends, so that the answer is the whole reply."""
@@ -45,7 +45,7 @@ def write_tasks(
     """Writes tasks.train.jsonl and tasks.test.jsonl: `train` and `test` questions of each task.
     tasks: names of reasoning-gym, or name -> its options (ranges of difficulty).
 
-    Raises NotFoundError without reasoning-gym, UsageError for a task or option it does not know.
+    Raises MissingPackageError without reasoning-gym, UsageError for a task or option unknown to it.
     """
     options = dict(tasks) if isinstance(tasks, Mapping) else {name: {} for name in tasks}
     held, asked = [], set[str]()
@@ -117,5 +117,5 @@ def _gym() -> Any:
     try:
         import reasoning_gym
     except ImportError as error:
-        raise NotFoundError("these tasks need reasoning-gym: pip install 'qwell[tour]'") from error
+        raise MissingPackageError("making these tasks", "reasoning-gym") from error
     return reasoning_gym
