@@ -107,6 +107,7 @@ def _number(name: str, what: str) -> Option:
     return Option(name, type=positive, metavar="N", help=what)
 
 
+_GRACE = "when told to end, time that running replies get (30)"
 _MODEL_HELP = "alias such as qwen2.5-coder:0.5b, Hugging Face id, folder or .gguf file"
 MODEL = Option("model", metavar="MODEL", help=_MODEL_HELP)
 MAYBE_MODEL = Option("model", metavar="MODEL", nargs="?", help=_MODEL_HELP)
@@ -207,7 +208,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         ),
         Option("--strict", action="store_true", help="refuse fields nobody knows"),
         Option("--log-prompts", action="store_true", help="write requests to the log"),
-        Option("--grace", dest="grace_s", type=seconds, metavar="S", help="at the end (30)"),
+        Option("--grace", dest="grace_s", type=seconds, metavar="S", help=_GRACE),
     ),
     "batch": (
         Option("source", metavar="IN", help="requests, one JSON object a line"),
