@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json as json_module
+import sys
 from typing import Any
 
 from qwell.cli.pull import size_text
 from qwell.hub import store
 from qwell.hub.store import Pack, StoredModel
+
+_NO_WIDTH = 10_000
 
 
 def list_models(json: bool = False) -> None:
@@ -71,4 +74,5 @@ def _print_table(models: list[dict[str, Any]]) -> None:
         date = (facts["date"] or "")[:10]
         row = (facts["name"], size_text(facts["disk_bytes"]), _source(facts), date)
         table.add_row(*map(Text, row))
-    Console().print(table)
+    # A pipe has no width: a name in two lines is one that no program finds.
+    Console(width=None if sys.stdout.isatty() else _NO_WIDTH).print(table)
