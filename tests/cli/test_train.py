@@ -83,7 +83,17 @@ def test_a_run_and_its_report(qwell: Run, place: Path) -> None:
     assert found.code == 0, found.err
     assert found.out.strip() == str(place / "out/model")
     assert "step 6/6" in found.err
+    assert found.err.endswith(f"try it: qwell chat {place / 'out/model'}\n")
     assert qwell("run", place / "out/model", "1+1", "-n", "3").code == 0
+
+
+def test_the_line_after_a_run_can_be_run(qwell: Run, place: Path) -> None:
+    """For an adapter it names the model, whose path would have to be found again."""
+    data = ["--model", place / "tiny", "--data", place / "chats.jsonl", "--out", place / "beside"]
+    found = qwell("train", "sft", *data, *QUICK, "--lora-rank", "4")
+    line = found.err.splitlines()[-1].removeprefix("try it: qwell ").split()
+    assert line == ["chat", str(place / "tiny"), "--adapter", str(place / "beside/adapter")]
+    assert qwell("run", *line[1:], "1+1", "-n", "3").code == 0
 
 
 def test_dry_run(qwell: Run, place: Path) -> None:

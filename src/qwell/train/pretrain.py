@@ -122,6 +122,10 @@ def model_config(config: PretrainConfig) -> ModelConfig | None:
         except (OSError, ValueError) as error:
             raise NotFoundError(f"{path} cannot be read as a config ({error})") from error
         shape = ModelConfig.from_dict(raw, str(path))
+    elif (path / "config.json").is_file() and not list(path.glob("*.safetensors")):
+        raise UsageError(
+            f"{path} holds no weights: for new ones of its shape give --model {path}/config.json"
+        )
     elif config.model:
         return None
     else:
