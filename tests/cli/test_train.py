@@ -134,6 +134,8 @@ def test_the_dry_run_tells_what_would_be_refused(qwell: Run, place: Path) -> Non
     data = ["--model", place / "tiny", "--data", place / "long.jsonl", *QUICK, "--dry-run"]
     assert "refuses them unless you give --overlong drop" in qwell("train", "sft", *data).out
     assert "refuses" not in qwell("train", "sft", *data, "--overlong", "drop").out
+    short = qwell("train", "sft", *data, "--overlong", "drop", "--warmup-steps", "9").out
+    assert "error: dead learning rate" in short and "take --warmup-steps 1" in short
 
 
 @pytest.mark.parametrize(

@@ -114,23 +114,19 @@ def _print(facts: dict[str, Any], as_json: bool) -> None:
         return
     program = facts.pop("program", [])
     for name, value in facts.items():
-        print(_within(f"{name.replace('_', ' '):<{_INDENT}}{_text(name, value)}"))
+        print(f"{name.replace('_', ' '):<{_INDENT}}{_within(_text(name, value))}")
     for line in program:
         print(line)
 
 
-def _within(line: str) -> str:
-    """The fact in lines of the terminal, below one another; in a pipe it stays one line."""
+def _within(value: str) -> str:
+    """What is told of a fact, in lines of the terminal below one another; one line in a pipe. A
+    path is never cut."""
     if not sys.stdout.isatty():
-        return line
-    width = max(shutil.get_terminal_size().columns, _INDENT + 20)
-    return textwrap.fill(
-        line,
-        width,
-        subsequent_indent=" " * _INDENT,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+        return value
+    width = max(shutil.get_terminal_size().columns - _INDENT, 20)
+    lines = textwrap.wrap(value, width, break_long_words=False, break_on_hyphens=False)
+    return ("\n" + " " * _INDENT).join(lines)
 
 
 def _text(name: str, value: Any) -> str:
