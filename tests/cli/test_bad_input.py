@@ -160,6 +160,7 @@ BENCHES: list[tuple[list[str], int, str]] = [
     (["--prompt-tokens", "9" * 30], USAGE, "512"),
     (["--gen-tokens", "-1"], USAGE, "--gen-tokens"),
     (["--repeat", "0"], USAGE, "--repeat"),
+    (["--", "--batch", "1"], USAGE, "--batch stands behind --"),
     (["--batches", "1"], USAGE, "did you mean --batch"),
     (["again"], USAGE, "one argument too many"),
 ]

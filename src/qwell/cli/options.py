@@ -52,6 +52,8 @@ class Parser(argparse.ArgumentParser):
         if not word.startswith("-"):
             return f"one argument too many, {word!r}: put a text of several words in quotes"
         name = word.partition("=")[0]
+        if name in self._known:
+            return f"{name} stands behind --, where all is text: put options before it"
         begins = [known for known in self._known if known.startswith(name)]
         near = begins or get_close_matches(name, self._known, n=1)
         return f"there is no option {name}" + (f", did you mean {near[0]}?" if near else "")
