@@ -67,7 +67,8 @@ def _print_table(models: list[dict[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    is_tty = sys.stdout.isatty()
+    table = Table(box=box.SIMPLE_HEAD if is_tty else None, pad_edge=False)
     for heading in ("NAME", "SIZE", "SOURCE", "DATE"):
         table.add_column(heading, justify="right" if heading == "SIZE" else "left", overflow="fold")
     for facts in models:
@@ -75,4 +76,4 @@ def _print_table(models: list[dict[str, Any]]) -> None:
         row = (facts["name"], size_text(facts["disk_bytes"]), _source(facts), date)
         table.add_row(*map(Text, row))
     # A pipe has no width: a name in two lines is one that no program finds.
-    Console(width=None if sys.stdout.isatty() else _NO_WIDTH).print(table)
+    Console(width=None if is_tty else _NO_WIDTH).print(table)
