@@ -112,6 +112,7 @@ def test_a_batch_is_not_written_over_what_is_read(run: Run) -> None:
     Path("held").symlink_to("notes.txt")
     assert_refused(run("batch", "notes.txt", "held", "--model", "m"), USAGE, "held")
     assert Path("notes.txt").read_text() == "{}\n"
+    assert_refused(run("batch", "notes.txt", ".", "--model", "m"), USAGE, "is a folder")
 
 
 OPTIONS: list[tuple[list[str], int, str]] = [
@@ -159,6 +160,7 @@ BENCHES: list[tuple[list[str], int, str]] = [
     (["--prompt-tokens", "9" * 30], USAGE, "512"),
     (["--gen-tokens", "-1"], USAGE, "--gen-tokens"),
     (["--repeat", "0"], USAGE, "--repeat"),
+    (["--", "--batch", "1"], USAGE, "--batch stands behind --"),
     (["--batches", "1"], USAGE, "did you mean --batch"),
     (["again"], USAGE, "one argument too many"),
 ]

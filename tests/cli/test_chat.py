@@ -51,6 +51,19 @@ def test_system_load_reset_stats_and_exit(run: Run, model: Path) -> None:
     assert c == b[:1]
     assert "answers: 0" in result.out and "/load FILE" in result.out
     assert "loaded 3 messages" in result.err
+    assert "system message is set" in result.err and "is forgotten" in result.err
+
+
+def test_stats_are_of_the_conversation_that_is_there(run: Run, model: Path) -> None:
+    """What was forgotten fills no context; no line is wider than a terminal."""
+    told = run("chat", model, *SHORT, stdin=b"Hi\n/stats\n/reset\n/stats\n").out.splitlines()
+    assert [line.partition(":")[0] for line in told].count("context") == 1
+    assert max(map(len, told)) <= 80
+
+
+@pytest.mark.parametrize(("typed", "ours"), [("bye", "exit"), ("clear", "reset"), ("?", "help")])
+def test_names_of_other_chats_lead_to_ours(run: Run, model: Path, typed: str, ours: str) -> None:
+    assert f"did you mean /{ours}?" in run("chat", model, stdin=f"/{typed}\n".encode()).err
 
 
 def test_many_lines_between_quotes(run: Run, model: Path) -> None:

@@ -49,7 +49,11 @@ def test_dtype_and_force(run: Run, model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("export", "MODEL", "OUT", "--dtype", "q8_0"), 2, "hf cannot hold 'q8_0'"),
+        (
+            ("export", "MODEL", "OUT", "--dtype", "q8_0"),
+            2,
+            "for q8_0 give a name that ends in .gguf",
+        ),
         (("export", "MODEL", "OUT", "--dtype", "int4"), 2, "--dtype"),
         (("export", "MODEL", "OUT.gguf", "--format", "hf"), 2, "no name for a folder"),
         (("export", "MODEL"), 2, "OUT"),

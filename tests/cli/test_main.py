@@ -21,11 +21,14 @@ from tests.cli.tiny import Run, process
 def test_help_and_version(run: Run) -> None:
     pyproject = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())
     assert run("--version").out == f"qwell {pyproject['project']['version']}\n"
+    assert run("version") == run("-V") == run("--version")
+    assert run("help", "train", "sft") == run("train", "sft", "--help")
     bare, asked = run(), run("--help")
     assert bare == asked and asked.code == 0
     for command in COMMANDS:
         assert f"\n  {command} " in asked.out
         told = run(command, "--help")
+        assert run("help", command) == told
         assert (told.code, told.err) == (0, "") and told.out.startswith(f"usage: qwell {command}")
 
 

@@ -37,6 +37,18 @@ def test_text_has_a_line_a_fact(run: Run, model: Path) -> None:
     assert told["licence"] == "unknown"
 
 
+def test_a_terminal_gets_facts_in_lines_that_fit(
+    run: Run, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piped = run("show", model).out
+    assert max(map(len, piped.splitlines())) > 80
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    lines = run("show", model).out.splitlines()
+    assert all(len(line) <= 80 for line in lines if str(model) not in line)
+    assert " ".join(" ".join(lines).split()) == " ".join(piped.split())
+
+
 def test_licence_of_the_file(run: Run, model: Path, tmp_path: Path) -> None:
     gguf = write_gguf(
         tmp_path / "m.gguf", config(), random_tensors(config()), extra={"general.license": "mit"}

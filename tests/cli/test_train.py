@@ -83,7 +83,17 @@ def test_a_run_and_its_report(qwell: Run, place: Path) -> None:
     assert found.code == 0, found.err
     assert found.out.strip() == str(place / "out/model")
     assert "step 6/6" in found.err
+    assert found.err.endswith(f"try it: qwell chat {place / 'out/model'}\n")
     assert qwell("run", place / "out/model", "1+1", "-n", "3").code == 0
+
+
+def test_the_line_after_a_run_can_be_run(qwell: Run, place: Path) -> None:
+    """For an adapter it names the model, whose path would have to be found again."""
+    data = ["--model", place / "tiny", "--data", place / "chats.jsonl", "--out", place / "beside"]
+    found = qwell("train", "sft", *data, *QUICK, "--lora-rank", "4")
+    line = found.err.splitlines()[-1].removeprefix("try it: qwell ").split()
+    assert line == ["chat", str(place / "tiny"), "--adapter", str(place / "beside/adapter")]
+    assert qwell("run", *line[1:], "1+1", "-n", "3").code == 0
 
 
 def test_dry_run(qwell: Run, place: Path) -> None:
@@ -124,6 +134,8 @@ def test_the_dry_run_tells_what_would_be_refused(qwell: Run, place: Path) -> Non
     data = ["--model", place / "tiny", "--data", place / "long.jsonl", *QUICK, "--dry-run"]
     assert "refuses them unless you give --overlong drop" in qwell("train", "sft", *data).out
     assert "refuses" not in qwell("train", "sft", *data, "--overlong", "drop").out
+    short = qwell("train", "sft", *data, "--overlong", "drop", "--warmup-steps", "9").out
+    assert "error: dead learning rate" in short and "take --warmup-steps 1" in short
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,18 @@ def test_the_data_is_not_replaced_by_what_is_left_of_it(tmp_path: Path) -> None:
     assert (data / "a.jsonl").read_bytes() == before and len(list(data.iterdir())) == 1
 
 
+def test_only_what_cleaning_wrote_is_replaced(tmp_path: Path) -> None:
+    data = write_lines(tmp_path / "a.jsonl", [{"text": "one"}, {"text": "two"}])
+    mine = tmp_path / "held_out.jsonl"
+    mine.write_text("mine")
+    with pytest.raises(UsageError, match="or --force to replace it"):
+        clean(str(data), "--out", str(mine))
+    assert mine.read_text() == "mine"
+    clean(str(data), "--out", str(mine), "--force")
+    clean(str(data), "--out", str(mine), "--near", "0")
+    assert len(mine.read_text().splitlines()) == 2
+
+
 def test_wrong_options_of_clean(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--near 2\.0 is no likeness"):
         clean("x", "--out", "y", "--near", "2")

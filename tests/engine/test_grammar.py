@@ -226,6 +226,9 @@ def test_lark_regex_and_schema(compiler: GrammarCompiler) -> None:
     assert not takes(compiler.compile(GrammarSpec.lark(lark)), "a")
     with pytest.raises(UsageError, match="regex"):
         compiler.compile(GrammarSpec.regex("(?=a)"))
+    for wrong in (GrammarSpec.regex("[a"), GrammarSpec.lark("start: /[a/")):
+        with pytest.raises(UsageError, match=r'enforced: unclosed character class in "\[a"$'):
+            compiler.compile(wrong)
 
 
 def test_mask_words_cover_the_vocabulary(compiler: GrammarCompiler) -> None:

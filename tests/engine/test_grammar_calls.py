@@ -37,7 +37,7 @@ def tools_spec(choice: ToolChoice, *, parallel: bool = True, strict: bool = Fals
         (tools_spec(ToolChoice("required")), [WEATHER, CLOCK, f"{CLOCK}\n{WEATHER}"],
          ["", "Hi", WRONG, f"Hi\n{CLOCK}", f"{CLOCK}{CLOCK}", CLOCK.replace("time", "date")]),
         (tools_spec(ToolChoice("required"), parallel=False), [CLOCK], [f"{CLOCK}\n{CLOCK}"]),
-        (tools_spec(ToolChoice("named", "get_time")), [CLOCK], [WEATHER]),
+        (tools_spec(ToolChoice("named", "get_time")), [CLOCK], [WEATHER, f"{CLOCK}\n{CLOCK}"]),
         (tools_spec(ToolChoice("auto"), strict=True),
          ["", "Hi <b>", CLOCK, f"I look.\n{WEATHER}\n{CLOCK} Done."], [WRONG, f"Hi {WRONG}"]),
         (tools_spec(ToolChoice("auto"), strict=True, parallel=False), [f"Hi\n{CLOCK}"],

@@ -16,6 +16,11 @@ from tests.engine.tiny import ADDED, EOS, GREEDY, Rowwise, byte_ids, make_llm, r
 PARAMS = SamplingParams(temperature=0.8, seed=3, max_tokens=12, ignore_eos=True)
 
 
+def test_a_shell_shows_what_it_is() -> None:
+    llm = make_llm()
+    assert repr(llm) == f"<LLM {llm.name}, context {llm.max_context:,} tokens>"
+
+
 def test_generate_takes_text_ids_and_lists() -> None:
     llm = make_llm()
     ids = llm.tokenizer.encode("abc stop")

@@ -193,6 +193,17 @@ def test_packed_weights_alone_are_listed_and_removed(tmp_path: Path, capsys: Cap
         capsys.readouterr()
 
 
+def test_a_long_name_stays_whole_in_a_pipe(tmp_path: Path, capsys: Capture) -> None:
+    """grep finds it, awk reads it: a heading, then a line a model."""
+    name = "Organisation/" + "long-" * 30 + "name"
+    folder = pack("a", tmp_path / "mine/model.gguf", tmp_path)
+    facts = json.loads((folder / "model.json").read_text()) | {"model": name}
+    (folder / "model.json").write_text(json.dumps(facts))
+    list_models()
+    heading, line, *_ = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["NAME", "SIZE", "SOURCE", "DATE"] and line.split()[0] == name
+
+
 def test_rm_takes_what_an_earlier_state_left(tmp_path: Path, capsys: Capture) -> None:
     """The Hugging Face cache got another snapshot; what was packed from the one before goes too."""
     snapshot = hf_cache("Org/Tiny", {FILE: DATA})

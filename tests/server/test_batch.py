@@ -58,8 +58,20 @@ def test_every_request_gets_one_line(served: Served, tmp_path: Path) -> None:
         assert body["choices"][0]["message"]["content"] == "Fine, thanks."
     assert found["r7"]["status_code"] == 400
     assert found["r7"]["body"]["error"]["param"] == "temperature"
-    assert {found[name]["status_code"] for name in ("r8", "line 9", "line 10")} == {400}
+    assert {found[name]["status_code"] for name in ("r8", "line 9", "x")} == {400}
     assert seen[-1] == (10, 10)
+
+
+def test_an_error_comes_back_under_the_name_of_its_request(served: Served, tmp_path: Path) -> None:
+    """Or nobody could tell whose it is, and every further run would ask it again."""
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    wrong = json.loads(request(1)) | {"url": "/v1/embeddings"}
+    source.write_text(f"{json.dumps(wrong)}\n{request(2)}\n")
+    work = Batch(served, source, target)
+    assert (work.run(), work.failed) == (2, 1)
+    message = replies(target)["r1"]["body"]["error"]["message"]
+    assert message.endswith("the url /v1/chat/completions or /v1/completions")
+    assert (work.run(), work.failed) == (0, 0)
 
 
 def test_a_run_goes_on_where_the_last_one_stopped(served: Served, tmp_path: Path) -> None:

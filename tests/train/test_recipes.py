@@ -83,6 +83,8 @@ def test_every_field_has_a_help_line() -> None:
         assert helps(config).keys() == {field.name for field in fields(config)}
 
 
-def test_an_unknown_recipe_names_the_others() -> None:
-    with pytest.raises(UsageError, match=r"pretrain-0\.5b"):
+def test_an_unknown_recipe_leads_to_the_known() -> None:
+    with pytest.raises(UsageError, match="--recipe list"):
         recipes.find("nothing")
+    with pytest.raises(UsageError, match=r"did you mean pretrain-0\.5b or"):
+        recipes.find("pretrain-05b")

@@ -188,6 +188,15 @@ def test_what_the_run_did_not_write_is_not_replaced(place: Path, tmp_path: Path,
     assert pretrain.main(config).is_done, "its own model is replaced"
 
 
+def test_a_shape_without_weights_is_told_from_a_model(place: Path, tmp_path: Path) -> None:
+    """New weights are never taken for those that were to be gone on from."""
+    shape = (place / "tiny/config.json").read_bytes()
+    (tmp_path / "config.json").write_bytes(shape)
+    config = pretrain_config(place, out=str(tmp_path / "run"), model=str(tmp_path))
+    with pytest.raises(UsageError, match=r"give --model .*/config\.json"):
+        pretrain.main(config)
+
+
 def test_lora_on_new_weights_is_refused(place: Path, tmp_path: Path) -> None:
     """They would all be learnt, and the adapter that is left would be none."""
     config = pretrain_config(

@@ -25,6 +25,8 @@ def batch(
     """Writes a line to `target` for every request of `source` that has none there yet."""
     if not Path(source).is_file():
         raise NotFoundError(f"{source} is no file: give one in OpenAI's batch format")
+    if Path(target).is_dir():
+        raise UsageError(f"{target} is a folder: name the file for the replies")
     if Path(target).exists() and Path(target).samefile(source):
         raise UsageError(f"{target} is what is read: give another file for the replies")
     template = None if chat_template is None else read_template(chat_template)
@@ -55,4 +57,5 @@ def batch(
     finally:
         shown.close()
         served.service.close()
-    note(f"{count:,} replies written to {target}")
+    errors = f", {work.failed:,} of them errors" if work.failed else ""
+    note(f"replies written to {target}: {count:,}{errors}")

@@ -137,7 +137,7 @@ class Chat:
     def _command(self, line: str) -> None:
         name, _, rest = line[1:].partition(" ")
         if name not in _COMMANDS:
-            near = get_close_matches(name, _COMMANDS, n=1)
+            near = [_ELSEWHERE[name]] if name in _ELSEWHERE else get_close_matches(name, _COMMANDS)
             hint = f"did you mean /{near[0]}?" if near else "/help tells which there are"
             raise UsageError(
                 f"there is no command /{name}: {hint} (a space before / makes it text)"
@@ -155,6 +155,7 @@ class Chat:
 
     def _system(self, text: str) -> None:
         self.conversation.set_system(text)
+        note("the system message is set")
 
     def _save(self, name: str) -> None:
         files.save(Path(name).expanduser(), self.llm.name, self.conversation)
@@ -162,18 +163,22 @@ class Chat:
 
     def _load(self, name: str) -> None:
         model, self.conversation = files.load(Path(name).expanduser())
+        self.last = None
         other = "" if model == self.llm.name else f"; it was with {model}, this is {self.llm.name}"
         note(f"loaded {len(self.conversation.messages)} messages{other}")
 
     def _reset(self, _: str) -> None:
         self.conversation.reset()
+        self.last = None
+        note("everything but the system message is forgotten")
 
     def _stats(self, _: str) -> None:
         print(f"answers: {self.answers}, with {self.tokens:,} tokens")
         if self.last:
             used = self.last.usage.prompt_tokens + self.last.usage.completion_tokens
             print(f"context: {used:,} of {self.llm.max_context:,} tokens")
-            print(f"last:    {stats_line(self.last)}", flush=True)
+            for part in stats_line(self.last).split("; "):
+                print(f"last:    {part}", flush=True)
 
     def _exit(self, _: str) -> None:
         self.is_over = True
@@ -188,6 +193,9 @@ _COMMANDS: dict[str, tuple[str, str, Callable[[Chat, str], None]]] = {
     "stats": ("", "tokens and speed so far", Chat._stats),
     "exit": ("", "end the chat", Chat._exit),
 }
+
+_ELSEWHERE = {"bye": "exit", "quit": "exit", "q": "exit", "clear": "reset", "?": "help"}
+"""What other chats call a command of ours."""
 
 
 def _is_stopped(done: Completion) -> bool:

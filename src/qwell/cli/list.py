@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json as json_module
+import sys
 from typing import Any
 
 from qwell.cli.pull import size_text
 from qwell.hub import store
 from qwell.hub.store import Pack, StoredModel
+
+_NO_WIDTH = 10_000
 
 
 def list_models(json: bool = False) -> None:
@@ -64,11 +67,13 @@ def _print_table(models: list[dict[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    is_tty = sys.stdout.isatty()
+    table = Table(box=box.SIMPLE_HEAD if is_tty else None, pad_edge=False)
     for heading in ("NAME", "SIZE", "SOURCE", "DATE"):
         table.add_column(heading, justify="right" if heading == "SIZE" else "left", overflow="fold")
     for facts in models:
         date = (facts["date"] or "")[:10]
         row = (facts["name"], size_text(facts["disk_bytes"]), _source(facts), date)
         table.add_row(*map(Text, row))
-    Console().print(table)
+    # A pipe has no width: a name in two lines is one that no program finds.
+    Console(width=None if is_tty else _NO_WIDTH).print(table)

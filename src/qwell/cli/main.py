@@ -76,9 +76,11 @@ def _drop_stdout() -> None:
 
 def _invoke(argv: list[str]) -> None:
     name = argv[0] if argv else "--help"
-    if name in ("-h", "--help", "help"):
+    if name == "help" and len(argv) > 1:
+        _invoke([*argv[1:], "--help"])
+    elif name in ("-h", "--help", "help"):
         print(_help())
-    elif name == "--version":
+    elif name in ("--version", "-V", "version"):
         from importlib.metadata import version
 
         print(f"qwell {version('qwell')}")

@@ -52,6 +52,8 @@ class Parser(argparse.ArgumentParser):
         if not word.startswith("-"):
             return f"one argument too many, {word!r}: put a text of several words in quotes"
         name = word.partition("=")[0]
+        if name in self._known:
+            return f"{name} stands behind --, where all is text: put options before it"
         begins = [known for known in self._known if known.startswith(name)]
         near = begins or get_close_matches(name, self._known, n=1)
         return f"there is no option {name}" + (f", did you mean {near[0]}?" if near else "")
@@ -107,6 +109,7 @@ def _number(name: str, what: str) -> Option:
     return Option(name, type=positive, metavar="N", help=what)
 
 
+_GRACE = "when told to end, time that running replies get (30)"
 _MODEL_HELP = "alias such as qwen2.5-coder:0.5b, Hugging Face id, folder or .gguf file"
 MODEL = Option("model", metavar="MODEL", help=_MODEL_HELP)
 MAYBE_MODEL = Option("model", metavar="MODEL", nargs="?", help=_MODEL_HELP)
@@ -207,7 +210,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         ),
         Option("--strict", action="store_true", help="refuse fields nobody knows"),
         Option("--log-prompts", action="store_true", help="write requests to the log"),
-        Option("--grace", dest="grace_s", type=seconds, metavar="S", help="at the end (30)"),
+        Option("--grace", dest="grace_s", type=seconds, metavar="S", help=_GRACE),
     ),
     "batch": (
         Option("source", metavar="IN", help="requests, one JSON object a line"),

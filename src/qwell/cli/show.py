@@ -6,6 +6,9 @@ A model that is not on this machine is shown as far as the catalogue knows it; n
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+import textwrap
 from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
     from qwell.checkpoint import Checkpoint
     from qwell.hub.catalogue import Entry
     from qwell.hub.resolve import ResolvedModel
+
+_INDENT = 24
 
 
 def show(model: str, *, program: bool = False, as_json: bool = False) -> None:
@@ -109,9 +114,19 @@ def _print(facts: dict[str, Any], as_json: bool) -> None:
         return
     program = facts.pop("program", [])
     for name, value in facts.items():
-        print(f"{name.replace('_', ' '):<24}{_text(name, value)}")
+        print(f"{name.replace('_', ' '):<{_INDENT}}{_within(_text(name, value))}")
     for line in program:
         print(line)
+
+
+def _within(value: str) -> str:
+    """What is told of a fact, in lines of the terminal below one another; one line in a pipe. A
+    path is never cut."""
+    if not sys.stdout.isatty():
+        return value
+    width = max(shutil.get_terminal_size().columns - _INDENT, 20)
+    lines = textwrap.wrap(value, width, break_long_words=False, break_on_hyphens=False)
+    return ("\n" + " " * _INDENT).join(lines)
 
 
 def _text(name: str, value: Any) -> str:

@@ -37,7 +37,7 @@ def tokenize(
         print(*found)
     else:
         _print_lines(tokenizer, found)
-        note(f"{len(found):,} tokens")
+        note(f"{len(found):,} token{'s' * (len(found) != 1)}")
 
 
 def _print_lines(tokenizer: Tokenizer, found: list[int]) -> None:

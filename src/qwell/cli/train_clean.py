@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qwell.cli.opening import fetch
-from qwell.cli.options import Option, text
+from qwell.cli.options import FORCE, Option, text
 from qwell.cli.terminal import Progress, note
 from qwell.errors import UsageError
 
@@ -26,6 +26,7 @@ OPTIONS = {
         Option("--against", metavar="TEST", help="leave out what overlaps with this test data"),
         Option("--model", metavar="MODEL", help="whose tokens are compared, with --against"),
         Option("--field", metavar="NAME", help="where the text of an object stands"),
+        FORCE,
     )
 }
 
@@ -39,6 +40,7 @@ def clean(
     against: str | None = None,
     model: str | None = None,
     field: str | None = None,
+    force: bool = False,
 ) -> None:
     """Writes `out` and its report; says what each step did."""
     from qwell.data.clean import clean as clean_records
@@ -50,6 +52,7 @@ def clean(
     if against and not model:
         raise UsageError("--against compares tokens: name a --model whose tokenizer to take")
     _check_apart(out, data, *([against] if against else []))
+    _check_free(Path(out), force)
     records = open_records(data).records
     test = open_records(against).records if against else ()
     tokenizer = None
@@ -72,7 +75,7 @@ def clean(
     finally:
         bar.close()
     left.save(Path(out))
-    report.save(Path(f"{out}.report.json"))
+    report.save(_report_of(Path(out)))
     _tell(report, out)
 
 
@@ -82,6 +85,16 @@ def _check_apart(out: str, *read: str) -> None:
     for source in read:
         if place == Path(source).resolve() or Path(source).resolve() in place.parents:
             raise UsageError(f"--out {out} is a part of {source}, which is read: write elsewhere")
+
+
+def _check_free(out: Path, force: bool) -> None:
+    """Raises UsageError for a file that no cleaning wrote: it may be the only one of its kind."""
+    if out.is_file() and not force and not _report_of(out).is_file():
+        raise UsageError(f"{out} is there already: give another name, or --force to replace it")
+
+
+def _report_of(out: Path) -> Path:
+    return out.with_name(f"{out.name}.report.json")
 
 
 def _tell(report: CleaningReport, out: str) -> None:

@@ -80,9 +80,20 @@ def _stage(
     if not is_first():
         return
     if result.is_done:
-        print(result.out / ("adapter" if config.lora_rank else "model"))
+        _tell(config, result.out / ("adapter" if config.lora_rank else "model"))
     else:
         note(f"stopped after step {result.step:,}; the same command goes on from there")
+
+
+def _tell(config: PretrainConfig | SftConfig, made: Path) -> None:
+    """Where the result is, and how to meet it; an adapter with embeddings must be merged first."""
+    print(made)
+    if config.lora_embeddings:
+        note(f"take it with you: qwell merge {config.model} OUT --adapter {made}")
+        return
+    where = f"{config.model} --adapter {made}" if config.lora_rank else made
+    is_base = isinstance(config, PretrainConfig)
+    note(f"try it: qwell run {where} --raw TEXT" if is_base else f"try it: qwell chat {where}")
 
 
 def is_first() -> bool:

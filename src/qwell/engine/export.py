@@ -48,7 +48,7 @@ def export(
         raise UsageError(f"format {format!r} is unknown; it is 'hf' or 'gguf'")
     dtype = dtype or DTYPES[format][0]
     if dtype not in DTYPES[format]:
-        raise UsageError(f"{format} cannot hold {dtype!r}; it takes {', '.join(DTYPES[format])}")
+        raise UsageError(_misfit(format, dtype))
     parts = _parts(model, adapter)
     write = _write_hf if format == "hf" else _write_gguf
     write(parts, Path(out).expanduser(), dtype, force, progress)
@@ -57,6 +57,13 @@ def export(
         (t.dtype, vectors if len(t.shape) == 1 else dtype.upper()) for t in parts.tensors.values()
     )
     return all(kind in ("F32", own) for own, kind in kinds)
+
+
+def _misfit(format: str, dtype: str) -> str:
+    """A GGUF is asked for by its name, which is easily left out."""
+    told = f"{format} cannot hold {dtype!r}; it takes {', '.join(DTYPES[format])}"
+    is_name = format == "hf" and dtype in DTYPES["gguf"]
+    return told + (f"; for {dtype} give a name that ends in .gguf" if is_name else "")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ for a compiler thread that has run away cannot be stopped.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -36,6 +37,7 @@ _CACHED = 32
 _MISFIT = "doesn't satisfy"
 """In the message for a token that may not come, which would be our fault."""
 _HEAVY = ('"pattern', '"format"', '"multipleOf"')
+_BAD_REGEX = re.compile(r'invalid regex (".*") \(in regex\).*^error: ([^\n]*)', re.DOTALL | re.M)
 _WHITE_SPACE = r"[ \t\r\n]{1,40}"
 """Between the parts of JSON: room to indent, an end to what small models else write for ever."""
 _PROBE = f"""
@@ -227,5 +229,7 @@ def _reason(message: str) -> str:
         return "no text fits it"
     if "oneOf" in message:
         return "the options of a oneOf may overlap; use anyOf"
+    if regex := _BAD_REGEX.search(message):
+        return f"{regex[2]} in {regex[1]}"
     message = message.partition("<state>")[0].replace("<non-verbose/>", "")
     return " ".join(message.split())[:300]

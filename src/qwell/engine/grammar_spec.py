@@ -72,14 +72,16 @@ class GrammarSpec:
     ) -> GrammarSpec | None:
         """Calls in the Hermes format with arguments valid by construction; see lark.py.
 
-        required, named: calls alone, several only if `parallel`. auto: free text until a call
-        begins; only if some tool is strict, else None: nothing is enforced. none: None.
+        required: calls alone, several only if `parallel`. named: one call. auto: free text until
+        a call begins; only if some tool is strict, else None: nothing is enforced. none: None.
         """
         if choice.mode == "none" or not tools:
             return None
         if choice.mode == "auto" and not any(tool.strict for tool in tools):
             return None
         is_free = choice.mode == "auto"
+        # Who names a function wants it called; a small model would go on until its tokens end.
+        parallel = parallel and choice.mode != "named"
         schemas = {
             tool.name: _arguments(tool, i, is_checked=tool.strict or not is_free)
             for i, tool in enumerate(tools)

@@ -76,6 +76,9 @@ class LLM:
             load_ms=load_ms,
         )
 
+    def __repr__(self) -> str:
+        return f"<LLM {self.name}, context {self.max_context:,} tokens>"
+
     @property
     def config(self) -> ModelConfig:
         return self.backend.config

@@ -55,13 +55,15 @@ class Batch:
         self._events: _Events = SimpleQueue()
         self._running: set[_Line] = set()
         self._done = 0
+        self.failed = 0
+        """Replies of the last run that are errors."""
 
     def run(self) -> int:
         """Answers what is not answered yet; gives how many lines that were. Raises NotFoundError,
         UsageError (the target is no result of a batch, an id is there twice), StorageError."""
         finished = finished_ids(self._target)
         total = _count(self._source)
-        self._done = 0
+        self._done = self.failed = 0
         before = len(finished)
         try:
             with self._target.open("ab") as out:
@@ -79,11 +81,11 @@ class Batch:
         return self._done
 
     def _begin(self, out: IO[bytes], number: int, line: bytes, finished: set[str]) -> None:
-        custom_id = f"line {number}"
+        custom_id = _name(line, number)
+        if custom_id in finished:
+            return
         try:
-            custom_id, url, body = _request(line, number)
-            if custom_id in finished:
-                return
+            url, body = _request(line, number)
             self._submit(out, custom_id, url, body)
         except Exception as error:
             told = from_exception(error, custom_id)
@@ -133,6 +135,7 @@ class Batch:
         out.flush()
         os.fsync(out.fileno())
         self._done += 1
+        self.failed += status != 200
 
 
 def finished_ids(target: Path) -> set[str]:
@@ -168,10 +171,7 @@ def _count(source: Path) -> int:
     total = 0
     for number, line in _lines(source):
         total += 1
-        try:
-            custom_id = _request(line, number)[0]
-        except ApiError:
-            continue  # answered with that error when its turn comes
+        custom_id = _name(line, number)
         if custom_id in first:
             raise UsageError(
                 f"{source} has the custom_id {custom_id!r:.60} in the lines {first[custom_id]} and "
@@ -181,11 +181,26 @@ def _count(source: Path) -> int:
     return total
 
 
-def _request(line: bytes, number: int) -> tuple[str, str, Any]:
-    value = read_json(line.strip())
+def _name(line: bytes, number: int) -> str:
+    """The custom_id, also of a request that is wrong elsewhere, so that its error finds its way
+    back; the number of a line that has none."""
+    try:
+        return _custom_id(read_json(line.strip())) or f"line {number}"
+    except ApiError:
+        return f"line {number}"
+
+
+def _custom_id(value: Any) -> str | None:
     custom_id = value.get("custom_id") if isinstance(value, dict) else None
-    if not isinstance(custom_id, str) or not custom_id:
+    return custom_id if isinstance(custom_id, str) else None
+
+
+def _request(line: bytes, number: int) -> tuple[str, Any]:
+    """Its url and body."""
+    value = read_json(line.strip())
+    if not _custom_id(value):
         raise ApiError(400, f"line {number} has no custom_id", "custom_id")
     if value.get("method", "POST") != "POST" or value.get("url") not in URLS:
-        raise ApiError(400, f"line {number}: give method POST and a url of {URLS}", "url")
-    return custom_id, value["url"], value.get("body")
+        urls = " or ".join(URLS)
+        raise ApiError(400, f"line {number}: give method POST and the url {urls}", "url")
+    return value["url"], value.get("body")

@@ -25,7 +25,8 @@ class TrainConfig:
     """What every stage needs. Impossible values raise UsageError."""
 
     model: str = ""
-    """where the weights come from: alias, folder or .gguf; of pretrain also a size such as 0.5b"""
+    """where the weights come from: alias, folder or .gguf; of pretrain also a size such as 0.5b or
+    a config.json, for new weights"""
     data: tuple[str, ...] = ()
     """files or folders to learn from; repeatable"""
     valid: tuple[str, ...] = ()

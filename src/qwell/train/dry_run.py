@@ -25,10 +25,14 @@ SEEN = 2000
 
 def dry_run(recipe: Recipe) -> str:
     """A page of text. Raises MemoryBudgetError if the run cannot fit, and what bad data raises."""
+    from qwell.train.doctor import rates, report  # it looks through this module itself
+
     config = recipe.config
     model, counted = look(config)
     found = estimate(config, model, counted)
-    parts = (f"recipe {recipe.name}", sources(recipe), data_line(config, counted), found.table())
+    parts = [f"recipe {recipe.name}", sources(recipe), data_line(config, counted), found.table()]
+    if wrong := [*rates(config, found.steps)]:  # or the run would be refused after all
+        parts.append(report(wrong))
     return "\n".join(parts)
 
 

@@ -52,8 +52,10 @@ def plot_losses(path: Path, runs: dict[str, list[dict[str, Any]]], title: str = 
     return path
 
 
-def smooth(values: list[float], span: int = 20) -> list[float]:
-    """The exponential mean of about `span` steps, without the pull of its start."""
+def smooth(values: list[float], most: int = 20) -> list[float]:
+    """The exponential mean of about a fifth of the steps, `most` at most, without the pull of its
+    start. In a short run a longer one would lag behind: its end would lie far above the loss."""
+    span = min(most, max(2, len(values) // 5))
     share, kept, weight, found = 1 / span, 0.0, 0.0, []
     for value in values:
         kept, weight = kept + share * (value - kept), weight + share * (1 - weight)

@@ -120,6 +120,10 @@ def model_config(config: PretrainConfig) -> ModelConfig | None:
         shape = _of_size(config.model, config.context)
     elif path.suffix == ".json":
         shape = _of_file(path)
+    elif (path / "config.json").is_file() and not list(path.glob("*.safetensors")):
+        raise UsageError(
+            f"{path} holds no weights: for new ones of its shape give --model {path}/config.json"
+        )
     elif config.model:
         return None
     else:

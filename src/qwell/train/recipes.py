@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import cache
 
 from qwell.errors import UsageError
@@ -244,10 +245,12 @@ def names(stage: Stage) -> list[str]:
 
 
 def find(name: str) -> Recipe:
-    """The recipe of that name. Raises UsageError with the names there are."""
+    """The recipe of that name. Raises UsageError with those that are near it."""
     if name in _all():
         return _all()[name]()
-    raise UsageError(f"there is no recipe {name!r}; there are {', '.join(_all())}")
+    near = get_close_matches(name, _all())
+    hint = f"did you mean {' or '.join(near)}?" if near else "--recipe list lists them"
+    raise UsageError(f"there is no recipe {name!r}: {hint}")
 
 
 @cache

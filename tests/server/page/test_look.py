@@ -91,6 +91,34 @@ def test_a_phone_scrolls_nothing_sideways(parrot: Live, screen: Any) -> None:
         assert box["x"] + box["width"] <= 360
 
 
+def test_the_first_view_begins_with_its_heading(parrot: Live, screen: Any) -> None:
+    """Where it is longer than the window too, first and after a conversation that was read down."""
+    page = screen(parrot, viewport={"width": 360, "height": 480})
+    heading = page.page.get_by_role("heading", name="What shall we work on?")
+    expect(heading).to_be_in_viewport()
+    page.send("line\n\n" * 60)
+    expect(page.turn(1)).to_be_in_viewport()
+    page.button("Conversations").click()
+    page.button("New conversation").click()
+    expect(heading).to_be_in_viewport()
+
+
+def test_a_turned_tablet_keeps_its_page_within_reach(parrot: Live, screen: Any) -> None:
+    """Both sides close where they would cover the page; a drawer's shade goes with the drawer."""
+    page = screen(parrot)
+    page.settings()
+    page.page.set_viewport_size({"width": 800, "height": 1200})
+    expect(page.page.locator("#list")).to_be_hidden()
+    expect(page.page.locator("#panel")).to_be_hidden()
+    page.send("in reach when narrow")
+    page.settings()
+    page.page.set_viewport_size({"width": 1200, "height": 800})
+    expect(page.page.locator("#shade")).to_be_hidden()
+    page.button("Hide settings").click()
+    page.send("and when wide")
+    assert page.turns.count() == 4
+
+
 def test_enter_on_a_phone_is_a_new_line(parrot: Live, screen: Any) -> None:
     page = screen(parrot, **PHONE)
     page.box.fill("a")

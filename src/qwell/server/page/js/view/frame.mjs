@@ -12,7 +12,7 @@ export class Frame {
     const kept = read("localStorage", KEY) ?? "list";
     this.#put("list", !this.isNarrow.matches && kept.includes("list"));
     this.#put("panel", !this.isNarrow.matches && kept.includes("panel"));
-    this.isNarrow.addEventListener("change", () => this.closeDrawers());
+    this.isNarrow.addEventListener("change", () => this.#fit());
     byId("open-list").addEventListener("click", () => this.toggle("list"));
     byId("close-list").addEventListener("click", () => this.toggle("list", false));
     byId("open-panel").addEventListener("click", () => this.toggle("panel"));
@@ -39,6 +39,14 @@ export class Frame {
     const side = this.isOpen("list") ? "list" : this.isOpen("panel") ? "panel" : null;
     if (side) this.toggle(side, false);
     return side !== null;
+  }
+
+  // The window became narrow or wide (a tablet was turned): sides that would cover the page close,
+  // and what a drawer kept out of reach is there again, or nothing could be clicked any more.
+  #fit() {
+    for (const side of /** @type {const} */ (["list", "panel"])) {
+      this.#put(side, !this.isNarrow.matches && this.isOpen(side));
+    }
   }
 
   /** @param {"list" | "panel"} side @param {boolean} open */

@@ -39,7 +39,8 @@ export class Thread {
   draw() {
     const { app } = this;
     const held = heldControl(this.list);
-    if (this.#conversation !== app.open.id) {
+    const isOther = this.#conversation !== app.open.id;
+    if (isOther) {
       this.#messages.clear();
       this.#conversation = app.open.id;
       this.#sticks = true;
@@ -52,7 +53,8 @@ export class Thread {
     if (!path.length) this.list.replaceChildren(this.#welcome());
     document.body.classList.toggle("is-empty", !path.length);
     if (held) this.#giveBack(held, path);
-    if (this.#sticks) this.toEnd();
+    if (path.length && this.#sticks) this.toEnd();
+    else if (!path.length && isOther) this.scroller.scrollTo({ top: 0 }); // it begins with its heading
     this.#onScroll(); // what is shown may be shorter than what was: then no event comes
   }
 
