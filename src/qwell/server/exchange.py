@@ -107,6 +107,17 @@ class Exchange(ABC):
             "prompt_tokens_details": {"cached_tokens": sum(self._cached.values())},
         }
 
+    def summary(self) -> str:
+        """A line for the log: who, how many tokens, how it ended. No word of what was said."""
+        usage = self.usage()
+        cached = usage["prompt_tokens_details"]["cached_tokens"]
+        ends = sorted({done.finish_reason for done in self._ended.values()})
+        return (
+            f"{self.id} {self.jobs[0].key or '-'}: {usage['prompt_tokens']:,} prompt tokens, "
+            f"{cached:,} of them cached; {usage['completion_tokens']:,} reply tokens; "
+            f"{', '.join(ends) if self.is_done else 'not finished'}"
+        )
+
     def count(self, completion: Completion) -> int:
         """Tokens of a choice that `usage` counts."""
         return completion.usage.completion_tokens

@@ -97,7 +97,7 @@ def listen(settings: Settings) -> socket.socket:
 
 
 def log_to_stderr() -> None:
-    """Faults, and what --log-prompts asks for; never a prompt otherwise."""
+    """Faults, a line for each answer, and what --log-prompts asks for; never a prompt otherwise."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
     for name, level in (("qwell.server", logging.INFO), ("uvicorn.error", logging.ERROR)):

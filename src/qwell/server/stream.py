@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import ExitStack, suppress
 from functools import partial
+from time import perf_counter
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -89,7 +90,7 @@ class Run:
 
     def __init__(self, exchange: Exchange, mail: Mail) -> None:
         self.exchange, self.inbox = exchange, Inbox()
-        self._mail = mail
+        self._mail, self._begin = mail, perf_counter()
         self._tickets: list[Ticket] = []
 
     def submit(self, service: Service) -> None:
@@ -104,6 +105,10 @@ class Run:
     def cancel(self) -> None:
         for ticket in self._tickets:
             ticket.cancel()
+
+    def summary(self) -> str:
+        """A line for the log."""
+        return f"{self.exchange.summary()}; {perf_counter() - self._begin:.2f} s"
 
     def _push(self, index: int, event: Event) -> None:
         self._mail.send(self.inbox, (index, event))
@@ -123,6 +128,7 @@ class Answer(Response):
                 await while_connected(tell(scope, receive, send), receive)
             finally:
                 self._run.cancel()
+                log.info("%s", self._run.summary())
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
