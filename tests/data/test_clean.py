@@ -215,6 +215,15 @@ def test_a_cleaning_says_what_it_did(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "out.jsonl", "report.json"]
 
 
+def test_a_repair_beside_a_nan_is_told(tmp_path: Path) -> None:
+    """A NaN is not equal to itself: it was taken for what had been repaired."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"score": NaN, "all": [NaN], "text": "bell\\u0007"}\n')
+    _, report = clean(open_records(path).records)
+    assert report.steps[0].changed == 1
+    assert report.steps[0].examples == [f"{path}:1: 'bell\\x07' -> 'bell'"]
+
+
 def test_conversations_are_compared_by_what_is_said(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
     values = [
