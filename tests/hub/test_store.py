@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,24 @@ def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 def test_an_empty_store_stays_absent(home: Path) -> None:
     assert store.models() == () and store.remove("a--b") == 0 and not home.exists()
+
+
+def test_what_goes_while_it_is_measured_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pip removes its temporary folders while their growth is shown as progress."""
+    for name in ("gone", "here"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_bytes(b"x" * 100)
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if Path(path).name == "gone":
+            raise FileNotFoundError(path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert store.disk_bytes(tmp_path) == 100
 
 
 def test_models_are_listed_with_their_size(hub: Hub, entry: Entry) -> None:

@@ -70,6 +70,7 @@ def _first_that_delivers(entry: Entry, names: list[str], reporter: Reporter) -> 
                 reporter.note(f"{name}: {error}; trying {following}")
             continue
         store.write_manifest(entry.key, manifest)
+        store.remove_strange(entry.key, manifest)
         return manifest
     is_unknown = all(isinstance(fault, NotFoundError) for fault in faults)
     message = f"{entry.name} could not be fetched: {'; '.join(map(str, faults))}"

@@ -117,6 +117,17 @@ def write_manifest(key: str, manifest: Manifest) -> None:
     temporary.replace(final)
 
 
+def remove_strange(key: str, manifest: Manifest) -> None:
+    """Deletes what the manifest does not name: files of an earlier revision or of another source,
+    which would be read beside it, and parts of them, which nothing would ever finish."""
+    folder = model_dir(key)
+    ours = {folder / name for name in (MANIFEST, *(file.path for file in manifest.files))}
+    with writing(folder):
+        for path in folder.rglob("*"):
+            if path not in ours and not path.is_dir():
+                path.unlink(missing_ok=True)
+
+
 def models() -> tuple[StoredModel, ...]:
     """Everything in the store by name, unfinished pulls included."""
     with writing(home()), suppress(FileNotFoundError):
@@ -192,9 +203,10 @@ def _is_gone(path: Path) -> bool:
 def disk_bytes(folder: Path) -> int:
     """Bytes of all files under `folder`; 0 if there is none."""
     total = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):  # a file another process removed meanwhile
-            total += path.stat().st_size if path.is_file() else 0
+    for place, _, names in os.walk(folder):  # passes over a folder that goes meanwhile
+        for name in names:
+            with suppress(OSError):  # and so do we over a file
+                total += Path(place, name).stat().st_size
     return total
 
 
