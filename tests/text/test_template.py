@@ -278,6 +278,9 @@ def test_find_template(tmp_path: Path) -> None:
         config.write_text(json.dumps({"chat_template": strange}), encoding="utf-8")
         with pytest.raises(CheckpointError, match="chat_template is not text"):
             find_template(tmp_path)
+    config.write_text('{"chat_template": "a\\ud800"}', encoding="utf-8")
+    with pytest.raises(TextError, match=r"chat_template has the lone surrogate U\+D800"):
+        find_template(tmp_path)
     config.write_text('{"chat_template": [{"name": ["default"]}]}', encoding="utf-8")
     assert find_template(tmp_path) is None
     (tmp_path / "chat_template.jinja").write_text("four", encoding="utf-8")
