@@ -113,7 +113,7 @@ def test_a_field_of_another_row_is_none_of_this(tmp_path: Path) -> None:
     found = open_records(write(tmp_path / "a.parquet", values)).records
     first = read_conversation(found[0], "messages")
     assert (first.messages, first.tools) == (turns, tools)
-    assert found[1].value == {"messages": turns[:1]}
+    assert found[1].value == {"messages": turns[:1], "tools": None}
 
 
 def test_columns_json_does_not_know(tmp_path: Path) -> None:

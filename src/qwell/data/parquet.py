@@ -32,8 +32,8 @@ def held_groups() -> ReadGroup:
 
 
 class Parquet:
-    """One object a row. What is null in it is left out at any depth: a column has the fields of
-    all its rows, so the arguments of one call would name those of every other."""
+    """One object a row. What is null inside a column is left out: a column of structs has the
+    fields of all its rows, so the arguments of one call would name those of every other."""
 
     def __init__(self, path: Path, read_group: ReadGroup | None = None) -> None:
         self._path = path
@@ -54,7 +54,7 @@ class Parquet:
         place = f"{self._path}: row {at + 1}"
         with _reading(place):  # of a time no datetime can hold, say
             value = self._read_group(self._path, group).slice(row, 1).to_pylist()[0]
-        return Record(_stated(value), place)
+        return Record({column: _stated(item) for column, item in value.items()}, place)
 
 
 def _stated(value: Any) -> Any:

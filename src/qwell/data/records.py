@@ -59,9 +59,7 @@ class JsonLines:
     def __init__(self, path: Path) -> None:
         self._path = path
         starts = _line_starts(path)
-        short = np.flatnonzero(np.diff(starts) <= _BLANK).tolist()
-        blank = [line for line in short if not _bytes(path, starts, line)]
-        self._lines = np.delete(np.arange(len(starts) - 1), blank)
+        self._lines = np.delete(np.arange(len(starts) - 1), _blank_lines(path, starts))
         self._starts = starts
         self.blocks, self.paths = [len(self)], [path]
 
@@ -160,6 +158,18 @@ def _line_starts(path: Path) -> NDArray[np.int64]:
         raise NotFoundError(f"{path}: cannot be read ({error.strerror}): check it") from error
     starts = np.concatenate(found)
     return starts if starts[-1] == at else np.append(starts, at)
+
+
+def _blank_lines(path: Path, starts: NDArray[np.int64]) -> list[int]:
+    """Only short ones are looked at, there may be millions: through one open file."""
+    short = np.flatnonzero(np.diff(starts) <= _BLANK).tolist()
+    with path.open("rb") as file:
+
+        def is_blank(line: int) -> bool:
+            file.seek(starts[line])
+            return not file.read(starts[line + 1] - starts[line]).strip()
+
+        return [line for line in short if is_blank(line)]
 
 
 def _bytes(path: Path, starts: NDArray[np.int64], line: int) -> bytes:
