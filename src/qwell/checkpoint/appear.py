@@ -52,14 +52,14 @@ def appearing_folder(path: Path, *, force: bool, mark: str) -> Iterator[Path]:
     needs no force."""
     with writing(path):
         _put_back(path)
-    _check_folder(path, force, mark)
+    check_folder(path, force, mark)
     with _beside(path) as unfinished:
         unfinished.mkdir()
         yield unfinished
         for file in unfinished.iterdir():
             sync(file)
         sync(unfinished)
-        _check_folder(path, force, mark)  # another process may have been quicker
+        check_folder(path, force, mark)  # another process may have been quicker
         _swap(unfinished, path)
 
 
@@ -70,7 +70,8 @@ def _check_file(path: Path, force: bool) -> None:
         raise UsageError(f"{path} is there already: give another name, or --force to replace it")
 
 
-def _check_folder(path: Path, force: bool, mark: str) -> None:
+def check_folder(path: Path, force: bool, mark: str) -> None:
+    """Raises UsageError where appearing_folder would, for who computes long before it writes."""
     if not path.exists() and not path.is_symlink():
         return
     if not path.is_dir() or path.is_symlink():
