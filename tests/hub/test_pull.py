@@ -131,8 +131,26 @@ def test_a_listing_cannot_lead_out_of_the_folder(hub: Hub, tmp_path: Path, path:
     assert tree(tmp_path) == {}
 
 
+def _file(**over: object) -> dict:
+    blob = {"rfilename": FILE, "size": 3, "blobId": "0" * 40}
+    return {"siblings": [blob | over]}
+
+
 @pytest.mark.parametrize(
-    "answer", [{}, {"siblings": None}, {"siblings": [{"rfilename": 3}]}, {"siblings": ["x"]}]
+    "answer",
+    [
+        {},
+        {"siblings": None},
+        {"siblings": [{"rfilename": 3}]},
+        {"siblings": ["x"]},
+        _file(rfilename=3),
+        _file(size=-5),
+        _file(size=10**30),
+        _file(size=float("inf")),
+        _file(blobId="../../x"),
+        _file(lfs={"sha256": 5, "size": 3}),
+        _file(lfs={"sha256": "../../../x", "size": 3}),
+    ],
 )
 def test_a_broken_listing_is_a_fault_of_the_source(hub: Hub, answer: dict) -> None:
     def change(listing: dict) -> None:

@@ -48,7 +48,7 @@ class Hub:
         answer = http.get_json(self.endpoint + path)
         try:
             revision, files = self.read(answer, self.revision)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DownloadError(
                 f"{self.name} sent a listing of {entry.repo} that qwell cannot read ({error!r})"
             ) from error
