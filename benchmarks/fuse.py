@@ -16,7 +16,7 @@ from tests.native.handwritten import open_handwritten
 
 from peers.ours import measure
 from qwell.engine.load import load
-from qwell.hub import store
+from qwell.hub import packs
 from qwell.hub.resolve import resolve
 from qwell.native import default_threads, packed_key
 
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
     fused = load(args.model).engine.backend
-    pack = store.packed_dir() / packed_key([p.absolute() for p in resolve(args.model).paths])
+    pack = packs.packed_dir() / packed_key([p.absolute() for p in resolve(args.model).paths])
     by_hand = open_handwritten(pack, fused.config, default_threads())
     ratios = []
     for i in range(args.rounds + 1):

@@ -83,6 +83,8 @@ class ModelConfig:
         _refuse_foreign(raw, where)
         rope = raw.get("rope_parameters") or {}
         values = {name: raw.get(name) for name in _COUNTS if name != "head_dim"}
+        # Who reads Qwen2 without it disagrees on what it is then: 1e4 (transformers) or 1e6 (vLLM).
+        values["rope_theta"] = rope.get("rope_theta") or raw.get("rope_theta")
         missing = [name for name, value in values.items() if value is None]
         if missing:
             raise CheckpointError(f"{where}: the key {missing[0]} is missing")
@@ -94,13 +96,17 @@ class ModelConfig:
             raise CheckpointError(
                 f"{where}: hidden_size {hidden} is not divisible by {heads} heads"
             )
+        tied = raw.get("tie_word_embeddings") or False
+        if not isinstance(tied, bool):
+            raise CheckpointError(
+                f"{where}: tie_word_embeddings is {tied!r:.40}, not true or false"
+            )
         try:
             return cls(
-                **values,  # type: ignore[arg-type]
+                **values | {"rope_theta": float(values["rope_theta"])},  # type: ignore[arg-type]
                 head_dim=head_dim,
                 rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-                rope_theta=float(rope.get("rope_theta") or raw.get("rope_theta") or 1e6),
-                tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+                tie_word_embeddings=tied,
             )
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{where}: {error}") from error
@@ -154,20 +160,28 @@ def _refuse_foreign(raw: Mapping[str, Any], where: str) -> None:
         raise UnsupportedModelError(
             f"{where}: model_type {model_type!r} is not supported; qwell runs 'qwen2' models"
         )
-    scaling = raw.get("rope_scaling") or {}
-    rope = raw.get("rope_parameters") or {}
-    kind = scaling.get("rope_type") or scaling.get("type") or rope.get("rope_type") or "default"
-    if kind != "default":
-        raise UnsupportedModelError(
-            f"{where}: rope_scaling {kind!r} is not supported yet; "
-            "remove it to run within the native context"
-        )
+    for key in ("rope_scaling", "rope_parameters"):
+        kind = _rope_kind(raw.get(key) or {})
+        if kind != "default":
+            raise UnsupportedModelError(
+                f"{where}: {key} {kind!r} is not supported yet; "
+                "remove it to run within the native context"
+            )
     if raw.get("use_sliding_window"):
         raise UnsupportedModelError(
             f"{where}: use_sliding_window is true; sliding windows are not supported yet"
         )
+    if raw.get("is_causal") is False:
+        raise UnsupportedModelError(f"{where}: is_causal is false; qwell runs causal models")
     for key in ("dual_chunk_attention_config", "quantization_config"):
         if raw.get(key):
             raise UnsupportedModelError(f"{where}: {key} is not supported yet")
     if raw.get("hidden_act", "silu") != "silu":
         raise UnsupportedModelError(f"{where}: hidden_act {raw['hidden_act']!r} is not supported")
+
+
+def _rope_kind(rope: Mapping[str, Any]) -> str:
+    """Without a type it must state nothing but theta: neither a factor nor a rope a layer type."""
+    kind = rope.get("rope_type") or rope.get("type")
+    is_more = "factor" in rope or any(isinstance(value, Mapping) for value in rope.values())
+    return str(kind or ("of no type" if is_more else "default"))

@@ -110,6 +110,16 @@ def sharded(tmp_path: Path) -> Path:
     [
         ({"model_type": "llama"}, "llama"),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "yarn"),
+        ({"rope_scaling": {"factor": 4.0}}, "rope_scaling 'of no type'"),
+        (
+            {"rope_scaling": {"type": "default"}, "rope_parameters": {"rope_type": "yarn"}},
+            "rope_parameters 'yarn'",
+        ),
+        (
+            {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 5e5}}},
+            "rope_parameters 'of no type'",
+        ),
+        ({"is_causal": False}, "is_causal"),
         ({"use_sliding_window": True}, "use_sliding_window"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
         ({"architectures": ["Qwen2ForRewardModel"]}, "Qwen2ForRewardModel"),
@@ -135,6 +145,8 @@ def test_what_is_not_built_is_refused_by_name(
         {"hidden_size": 65},
         {"rms_norm_eps": [1]},
         {"rope_theta": 10**400},
+        {"rope_theta": None},
+        {"tie_word_embeddings": "false"},
         {"num_attention_heads": -4},
         {"eos_token_id": "<|im_end|>"},
         {"eos_token_id": [1, 2.5]},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 
 from qwell.checkpoint import open_checkpoint
+from qwell.checkpoint.gguf_model import _defaults
 from qwell.checkpoint.names import from_gguf, to_gguf
 from qwell.config import ModelConfig
 from qwell.errors import CheckpointError, NotFoundError, UnsupportedModelError
+from qwell.hub.catalogue import entries
 from tests.checkpoint import make
 from tests.checkpoint.refusal import refused
 
@@ -158,6 +161,17 @@ def test_instruct_models_sample_as_their_makers_say(
     generation = open_checkpoint(write(tmp_path, over, name=name)).generation
     assert generation.do_sample and generation.repetition_penalty == penalty
     assert (generation.temperature, generation.top_p, generation.top_k) == (0.7, 0.8, 20)
+
+
+def test_a_file_given_by_its_path_samples_as_by_its_name() -> None:
+    """The catalogue knows the values of a name, the table those of a file that has none."""
+    sizes = {"0.5b": 896, "1.5b": 1536, "3b": 2048, "7b": 3584, "14b": 5120, "32b": 5120}
+    for entry in entries():
+        name = entry.repo.lower()
+        if entry.generation and "instruct" in name:
+            hidden = next((sizes[size] for size in sizes if f"-{size}-" in name), 8192)
+            ends = entry.generation.eos_token_ids
+            assert replace(_defaults(name, hidden), eos_token_ids=ends) == entry.generation, name
 
 
 @pytest.mark.parametrize("name", ["Qwen2.5 7B", "qwen2.5-coder-7b", "Qwen2.5 Math 7B Instruct"])

@@ -208,16 +208,52 @@ def test_leftovers_of_the_dead_go(write: Write, name: str, tmp_path: Path) -> No
     assert not dead.exists() and alive.exists()
 
 
-@pytest.mark.parametrize("inside", ["notes.txt", "config.json and a folder"])
+@pytest.mark.parametrize("inside", ["notes.txt", "config.json photos/", "config.json notes.txt"])
 def test_force_never_deletes_another_folder(inside: str, tmp_path: Path) -> None:
     model, out = source(tmp_path), tmp_path / "home"
     out.mkdir()
-    (out / inside.split(" ", maxsplit=1)[0]).write_text("mine")
-    if "folder" in inside:
-        (out / "photos").mkdir()
-    with pytest.raises(UsageError, match="more than a model"):
+    for name in inside.split():
+        (out / name).mkdir() if name.endswith("/") else (out / name).write_text("mine")
+    before = names_in(out)
+    with pytest.raises(UsageError, match=r"more than a model \((notes\.txt|photos)\)"):
         export(write_hf, out, model, force=True)
-    assert (out / inside.split(" ", maxsplit=1)[0]).read_text() == "mine"
+    assert names_in(out) == before
+
+
+def test_what_a_killed_swap_moved_away_is_put_back(tmp_path: Path) -> None:
+    """Between its two renames the model has neither name; it was left lying, and its place free."""
+    model, out = source(tmp_path), tmp_path / "m[1]"
+    export(write_hf, out, model, dtype="f32")
+    before = bytes_of(out)
+    left = tmp_path / f".{out.name}.{2**22 + 1}.old"
+    out.rename(left)
+    with pytest.raises(UsageError, match="--force"):
+        export(write_hf, out, model)
+    assert bytes_of(out) == before
+
+    out.rename(left)
+    export(write_hf, out, model, force=True)
+    assert bytes_of(out) != before
+    assert names_in(tmp_path) == [out.name, "source"]
+
+
+@pytest.mark.parametrize(("write", "name"), WRITERS)
+def test_two_at_a_time_replace_nothing_without_force(
+    write: Write, name: str, tmp_path: Path
+) -> None:
+    """The second to end took the place of the first, whatever was said about force."""
+    model, out = source(tmp_path), tmp_path / name
+    made: list[Checkpoint] = []
+
+    def meanwhile(done: int, total: int) -> None:
+        if not made:
+            made.append(export(write, out.with_name("other"), model, dtype="f32"))
+            out.with_name("other").rename(out)
+
+    with pytest.raises(UsageError, match="--force"):
+        export(write, out, model, dtype="bf16", progress=meanwhile)
+    same_bits(open_checkpoint(out).tensors, model.tensors)
+    assert names_in(tmp_path) == sorted([name, "source"])
 
 
 def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:

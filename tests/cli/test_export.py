@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,13 @@ def test_a_name_decides_the_format(run: Run, model: Path, tmp_path: Path) -> Non
         assert "rounded" not in result.err  # the model is bf16
         assert open_checkpoint(tmp_path / name).format == kind
         assert ids(run, tmp_path / name) == ids(run, model)
+
+
+def test_a_folder_whose_name_is_no_text(run: Run, model: Path, tmp_path: Path) -> None:
+    strange = tmp_path / os.fsdecode(b"m\xff")
+    shutil.copytree(model, strange)
+    assert run("export", strange, tmp_path / "x.gguf").code == 0
+    assert open_checkpoint(tmp_path / "x.gguf").metadata["general.name"] == "m?"
 
 
 def test_dtype_and_force(run: Run, model: Path, tmp_path: Path) -> None:

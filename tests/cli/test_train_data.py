@@ -86,3 +86,10 @@ def test_a_tokenizer_is_learnt_and_saved(
     assert "left out of" in err
     assert "1 not read: .bin" in err
     assert err.endswith(f"290 tokens are in {tmp_path / 't'}\n")
+
+
+def test_a_place_that_is_taken_is_told_before_anything_is_learnt(tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "tokenizer.json").write_text("{}")
+    with pytest.raises(UsageError, match="--force"):  # not that there is no such data
+        learn("no/such/data", "--vocab-size", "290", "--out", str(tmp_path / "t"))

@@ -161,6 +161,18 @@ def test_near_duplicates_against_all_pairs() -> None:
     assert all(found[at] in slow[at] for at in found)
 
 
+def test_text_without_spaces_has_words_too() -> None:
+    """A whole clause was one: of two Chinese texts one of which had two characters changed, 60 % of
+    the shingles were the same, where the same change in English leaves more than 90 %."""
+    rng = np.random.default_rng(3)
+    one = "".join(map(chr, rng.integers(0x4E00, 0x9FFF, 130)))
+    two, other = one[:60] + "重大" + one[62:], one[::-1]
+    assert similarity(shingles(one), shingles(two)) > 0.9
+    assert [(d.at, d.first) for d in near_duplicates([one, other, two])] == [(2, 0)]
+    mixed = shingles("Qwen模型 is かな")
+    assert np.array_equal(mixed, shingles("qwen 模 型 is か な"))
+
+
 def test_texts_without_words_and_exact_repeats() -> None:
     texts = ["+++", " +++\n", "---", "a b", "a  b", "a b"]
     assert [(d.at, d.first) for d in exact_duplicates(texts)] == [(1, 0), (5, 3)]
@@ -213,6 +225,15 @@ def test_a_cleaning_says_what_it_did(tmp_path: Path) -> None:
     assert [again[i].value for i in range(3)] == [left[i].value for i in range(3)]
     assert json.loads((tmp_path / "report.json").read_text())["kept"] == 3
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "out.jsonl", "report.json"]
+
+
+def test_a_repair_beside_a_nan_is_told(tmp_path: Path) -> None:
+    """A NaN is not equal to itself: it was taken for what had been repaired."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"score": NaN, "all": [NaN], "text": "bell\\u0007"}\n')
+    _, report = clean(open_records(path).records)
+    assert report.steps[0].changed == 1
+    assert report.steps[0].examples == [f"{path}:1: 'bell\\x07' -> 'bell'"]
 
 
 def test_conversations_are_compared_by_what_is_said(tmp_path: Path) -> None:

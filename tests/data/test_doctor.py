@@ -94,6 +94,15 @@ def test_an_untrained_end_is_an_error_and_the_row_is_shown(tmp_path: Path) -> No
     assert check_untrained(embedding([], padding=4), TOKENIZER, rows) == []
 
 
+def test_a_tokenizer_with_more_tokens_than_the_model_has_rows(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path / "a.jsonl", [chat("q", "a")])
+    end = TOKENIZER.special_tokens["<|im_end|>"]
+    for num_rows in (end, 100):  # the last of the chat's tokens has none; no added token has one
+        found = check_untrained(Matrix(embedding([], padding=0).values[:num_rows]), TOKENIZER, rows)
+        assert (found[-1].level, found[-1].message.split(" is ")[0]) == ("error", "<|im_end|>")
+        assert "has no row for it" in found[-1].message
+
+
 def test_sound_conversations_have_no_findings(tmp_path: Path) -> None:
     rows = rows_of(tmp_path / "a.jsonl", [chat("q", "a")] * 3)
     assert check_rows(rows, TOKENIZER) == []

@@ -93,6 +93,12 @@ def test_parquet_empties_are_no_keys() -> None:
 @pytest.mark.parametrize(
     ("value", "form", "what"),
     [
+        (
+            {"conversations": [{"from": "function_call", "value": "[" * 100_000}]},
+            "sharegpt",
+            "not the JSON of a call",
+        ),
+        ({"messages": chat(("user", "q")), "tools": "[" * 100_000}, "messages", "is not JSON"),
         ("text", "messages", "is not an object"),
         ({"messages": "hi"}, "messages", "messages is not a list"),
         ({"text": "hi"}, "messages", "messages is missing"),

@@ -29,8 +29,8 @@ from qwell.errors import (
     StorageError,
     UsageError,
 )
-from qwell.hub import store
 from qwell.hub.catalogue import Entry
+from qwell.hub.packs import remove_packed
 from qwell.hub.resolve import ResolvedModel
 from qwell.native import pack as native_pack
 from qwell.text.vocabulary import BYTE_OF
@@ -195,7 +195,7 @@ def test_a_folder_with_its_own_generation_config(folder: Path, home: Path) -> No
     assert len(packs(home)) == 1 and not old & set(packs(home))
     qwell.load(str(folder), int8=True)
     assert len(packs(home)) == 2
-    assert store.remove_packed([folder]) > 0
+    assert remove_packed([folder]) > 0
     assert not (home / "packed").exists() or not packs(home)
 
 

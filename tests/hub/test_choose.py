@@ -57,6 +57,13 @@ def test_parts_are_counted_from_the_name() -> None:
     assert parts_of("a-00002-of-00002.gguf") == ("a-00001-of-00002.gguf", "a-00002-of-00002.gguf")
 
 
+def test_names_that_only_look_like_parts_are_files_of_their_own() -> None:
+    for name in ("m-00001-of-00000.gguf", "m-00003-of-00002.gguf", "m-00001-of-99999.gguf"):
+        assert parts_of(name) == (name,)
+        with pytest.raises(NotFoundError, match=f"It has {name}"):
+            choose("q4_0", [name], "repo")
+
+
 def test_an_error_lists_ten_names_at_most() -> None:
     names = [f"m{i:02}-q{i:02}.gguf" for i in range(50)]
     with pytest.raises(NotFoundError, match="and 40 more"):

@@ -14,7 +14,7 @@ from qwell.cli.list import list_models
 from qwell.cli.pull import BarReporter, LineReporter, pull, size_text
 from qwell.cli.rm import rm
 from qwell.errors import DownloadError, NotFoundError, UsageError
-from qwell.hub import store
+from qwell.hub import packs, store
 from qwell.hub.catalogue import lookup
 from tests.hub.conftest import DATA, FILE, Hub, cut, status, tree
 from tests.hub.test_resolve import hf_cache
@@ -121,7 +121,7 @@ def test_rm_frees_and_says_so(hub: Hub, home: Path, capsys: Capture) -> None:
     capsys.readouterr()
     rm(MODEL, yes=True)
     assert capsys.readouterr().out.startswith("Org/Tiny:q8_0 deleted, 300.")
-    assert store.models() == () and list(store.packed_dir().iterdir()) == []
+    assert store.models() == () and list(packs.packed_dir().iterdir()) == []
 
 
 def test_rm_of_an_unfinished_pull(hub: Hub, home: Path) -> None:
@@ -158,7 +158,7 @@ def test_rm_never_touches_what_is_not_its_own(tmp_path: Path, capsys: Capture) -
     pack("p", snapshot / FILE)
     rm(MODEL, yes=True)
     assert "its own files stay" in capsys.readouterr().out
-    assert (snapshot / FILE).exists() and list(store.packed_dir().iterdir()) == []
+    assert (snapshot / FILE).exists() and list(packs.packed_dir().iterdir()) == []
 
 
 def test_packed_weights_alone_are_listed_and_removed(tmp_path: Path, capsys: Capture) -> None:
@@ -213,7 +213,7 @@ def test_rm_takes_what_an_earlier_state_left(tmp_path: Path, capsys: Capture) ->
     list_models()
     assert capsys.readouterr().out.count(MODEL) == 1
     rm(MODEL)
-    assert list(store.packed_dir().iterdir()) == [] and (snapshot / FILE).exists()
+    assert list(packs.packed_dir().iterdir()) == [] and (snapshot / FILE).exists()
 
 
 def test_list_without_models_tells_of_packed_weights(tmp_path: Path, capsys: Capture) -> None:

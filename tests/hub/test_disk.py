@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from qwell.errors import StorageError
-from qwell.hub import store
+from qwell.hub import place, store
 from qwell.hub.catalogue import Entry, lookup
 from qwell.hub.pull import pull
 from tests.hub.conftest import DATA, FILE, Handler, Hub, tree
@@ -33,7 +33,7 @@ def test_no_room_is_known_beforehand(
     hub: Hub, entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(place.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(StorageError, match="GB free: free some space"):
         pull_hf(entry)
     assert tree(tmp_path) == {}

@@ -11,7 +11,7 @@ from urllib.parse import urljoin
 import pytest
 
 from qwell.errors import DownloadError, NotFoundError
-from qwell.hub import download, store
+from qwell.hub import download, place, store
 from qwell.hub.catalogue import Entry, lookup
 from qwell.hub.download import Reporter
 from qwell.hub.part import part_path
@@ -63,7 +63,7 @@ def test_pulls_verifies_and_reports(hub: Hub, entry: Entry) -> None:
     assert manifest and manifest.source == "huggingface" and manifest.size == len(DATA)
     assert listener.begun == [(len(DATA), 0)] and listener.positions[-1] == len(DATA)
     assert sorted(path.name for path in final(entry).parent.iterdir()) == ["manifest.json", FILE]
-    assert [path.name for path in (store.home() / "models").iterdir()] == [entry.key]  # no lock
+    assert [path.name for path in (place.home() / "models").iterdir()] == [entry.key]  # no lock
 
 
 def test_a_second_pull_asks_nobody(hub: Hub, entry: Entry) -> None:

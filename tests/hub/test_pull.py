@@ -131,8 +131,26 @@ def test_a_listing_cannot_lead_out_of_the_folder(hub: Hub, tmp_path: Path, path:
     assert tree(tmp_path) == {}
 
 
+def _file(**over: object) -> dict:
+    blob = {"rfilename": FILE, "size": 3, "blobId": "0" * 40}
+    return {"siblings": [blob | over]}
+
+
 @pytest.mark.parametrize(
-    "answer", [{}, {"siblings": None}, {"siblings": [{"rfilename": 3}]}, {"siblings": ["x"]}]
+    "answer",
+    [
+        {},
+        {"siblings": None},
+        {"siblings": [{"rfilename": 3}]},
+        {"siblings": ["x"]},
+        _file(rfilename=3),
+        _file(size=-5),
+        _file(size=10**30),
+        _file(size=float("inf")),
+        _file(blobId="../../x"),
+        _file(lfs={"sha256": 5, "size": 3}),
+        _file(lfs={"sha256": "../../../x", "size": 3}),
+    ],
 )
 def test_a_broken_listing_is_a_fault_of_the_source(hub: Hub, answer: dict) -> None:
     def change(listing: dict) -> None:
@@ -160,3 +178,27 @@ def test_another_version_never_mixes_with_an_old_part(hub: Hub, entry: Entry) ->
     hub.files["Org/Tiny"][FILE] = newer = DATA[::-1]
     pull(replace(entry, files=()), source="huggingface")
     assert final(entry).read_bytes() == newer and hub.requests[-1][1] is None
+
+
+def test_a_file_named_like_our_manifest_is_left_out(hub: Hub) -> None:
+    """It was overwritten by ours, so the model never stood whole."""
+    hub.files["Org/Folder"] = FOLDER | {"manifest.json": b"[1]"}
+    entry = lookup("Org/Folder")
+    pulled = pull(entry, source="huggingface")
+    assert store.read_manifest(entry.key) == pulled
+
+
+def test_nothing_of_another_revision_stays_beside_a_model(hub: Hub) -> None:
+    """A template that is gone would go on to be read before the right one."""
+    hub.files["Org/Folder"] = FOLDER | {"chat_template.jinja": b"old", "model.safetensors": DATA}
+    hub.faults = [lambda handler, body: handler.reply_range(body)] * 3 + [cut(1000), status(404)]
+    entry = lookup("Org/Folder")
+    with pytest.raises(NotFoundError):
+        pull(entry, source="huggingface")
+    kept = {path.name.partition(".")[0] for path in store.model_dir(entry.key).iterdir()}
+    assert {"chat_template", "model-00001-of-00002"} <= kept
+
+    hub.files["Org/Folder"] = FOLDER
+    pulled = pull(entry, source="huggingface")
+    here = {path.name for path in store.model_dir(entry.key).iterdir()}
+    assert here == {file.path for file in pulled.files} | {store.MANIFEST}

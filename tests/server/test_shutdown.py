@@ -17,7 +17,7 @@ from typing import IO, Any
 import pytest
 
 import qwell
-from qwell.hub import store
+from qwell.hub import packs
 from tests.cli.tiny import write_model
 
 Start = Callable[..., "Running"]
@@ -253,5 +253,5 @@ def test_a_server_killed_at_its_first_start_leaves_nothing_broken(
         second.close()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("QWELL_HOME", home["QWELL_HOME"])
-        packs = [path for path in store.packed_dir().iterdir() if path.is_dir()]
-    assert len(packs) == 1, packs
+        found = [path for path in packs.packed_dir().iterdir() if path.is_dir()]
+    assert len(found) == 1, found

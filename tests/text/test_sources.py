@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from qwell.checkpoint import open_checkpoint
 from qwell.errors import CheckpointError, NotFoundError, StorageError
 from qwell.text import Tokenizer
-from qwell.text.vocabulary import Vocabulary
+from qwell.text.vocabulary import MAX_JSON, Vocabulary
 from tests.text import ranks
 from tests.text.corpus import mixed_text
 
@@ -169,6 +170,7 @@ BAD_JSON = {
     "stripping": (_change("added_tokens", 0, "lstrip", to=True), "has a flag"),
     "id twice": (_change("added_tokens", 1, "id", to=259), "share an id"),
     "id of a merge": (_change("added_tokens", 1, "id", to=256), "has the id of a merge"),
+    "half a character": (_change("added_tokens", 0, "content", to="a\ud800"), "valid Unicode"),
     "hole": (_change("model", "vocab", "the", to=700), "holes"),
     "no vocab": (_change("model", to={"type": "BPE"}), "damaged"),
     "no model": (_change("model", to=None), "damaged"),
@@ -193,6 +195,16 @@ def test_broken_json_is_refused(tmp_path: Path, text: str) -> None:
     write(tmp_path, "tokenizer.json", text)
     with pytest.raises(CheckpointError, match=r"tokenizer\.json|tokenizer files"):
         Tokenizer.from_folder(tmp_path)
+
+
+def test_a_file_too_large_to_be_a_tokenizer_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "tokenizer.json").open("wb") as file:
+        file.truncate(MAX_JSON + 1)
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: has more than 33 MB"):
+        Tokenizer.from_folder(tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
 
 
 def test_folder_without_a_tokenizer(tmp_path: Path) -> None:

@@ -274,9 +274,15 @@ def test_find_template(tmp_path: Path) -> None:
     named = [{"name": "default", "template": "two"}, {"name": "tool_use", "template": "three"}]
     config.write_text(json.dumps({"chat_template": named}), encoding="utf-8")
     assert find_template(tmp_path) == "two"
-    config.write_text('{"chat_template": 5}', encoding="utf-8")
-    with pytest.raises(CheckpointError, match="chat_template is not text"):
+    for strange in (5, ["one"], [None], [{"name": "default", "template": []}], {"default": "a"}):
+        config.write_text(json.dumps({"chat_template": strange}), encoding="utf-8")
+        with pytest.raises(CheckpointError, match="chat_template is not text"):
+            find_template(tmp_path)
+    config.write_text('{"chat_template": "a\\ud800"}', encoding="utf-8")
+    with pytest.raises(TextError, match=r"chat_template has the lone surrogate U\+D800"):
         find_template(tmp_path)
+    config.write_text('{"chat_template": [{"name": ["default"]}]}', encoding="utf-8")
+    assert find_template(tmp_path) is None
     (tmp_path / "chat_template.jinja").write_text("four", encoding="utf-8")
     assert find_template(tmp_path) == "four"
     (tmp_path / "chat_template.jinja").write_bytes(b"\xff")

@@ -14,7 +14,7 @@ import torch
 from qwell.errors import CheckpointError, DataError, StorageError, UsageError
 from qwell.train import loop, pretrain, sft
 from qwell.train.files import alone
-from qwell.train.logs import read_log
+from qwell.train.logs import Share, read_log
 from qwell.train.run_checkpoint import RunCheckpoints
 from tests.cli import tiny
 from tests.train.tiny_run import curve, prepare, pretrain_config, sft_config
@@ -278,3 +278,15 @@ def test_a_tuned_model_names_the_end_of_a_turn_first(place: Path, tmp_path: Path
     raw = json.loads((tmp_path / "run/model/config.json").read_text())
     told = json.loads((tmp_path / "run/model/generation_config.json").read_text())
     assert raw["eos_token_id"] == 258 and told["eos_token_id"] == [258, 256]
+
+
+def test_a_share_is_told_every_few_seconds_by_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share = Share("hashing", every_s=0)
+    share(1, 4)
+    assert capsys.readouterr().err == "hashing: 25 %\n"
+    Share("hashing", every_s=60)(1, 4)
+    monkeypatch.setenv("RANK", "1")
+    Share("hashing", every_s=0)(1, 4)
+    assert capsys.readouterr().err == ""

@@ -30,13 +30,15 @@ _SAMPLED = GenerationConfig(temperature=0.7, top_p=0.8, top_k=20)
 
 _DEFAULTS: tuple[tuple[str, tuple[int, ...], GenerationConfig], ...] = (
     ("math", (), _GREEDY),
+    ("coder", (5120,), replace(_SAMPLED, repetition_penalty=1.05)),
     ("coder", (), replace(_SAMPLED, repetition_penalty=1.1)),
     ("", (896, 1536), replace(_SAMPLED, repetition_penalty=1.1)),
     ("", (), replace(_SAMPLED, repetition_penalty=1.05)),
 )
-"""Instruct models: a word of the name, hidden sizes (0.5B and 1.5B; none = all), and the values.
-The first row that fits holds. Source: generation_config.json of Qwen/Qwen2.5-*-Instruct (0.5B,
-1.5B, 7B and Coder-7B read; the others by report). Base models decode greedily."""
+"""Instruct models: a word of the name, hidden sizes (14B and 32B; 0.5B and 1.5B; none = all), and
+the values, those of hub's catalogue. The first row that fits holds. Source: generation_config.json
+of Qwen/Qwen2.5-*-Instruct (0.5B, 1.5B, 7B and Coder-7B read; the others by report). Base models
+decode greedily."""
 
 
 def open_gguf(paths: Sequence[Path]) -> Checkpoint:

@@ -106,7 +106,7 @@ def parse_object(text: bytes | memoryview, where: str) -> dict[str, Any]:
         )
     try:
         value = json.loads(
-            str(text, "utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant
+            str(text, "utf-8"), object_pairs_hook=unique_keys, parse_constant=_refuse_constant
         )
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{where}: not sound JSON ({error}): {DAMAGED}") from error
@@ -120,7 +120,8 @@ def read_object(path: Path) -> dict[str, Any]:
     return parse_object(map_file(path).data, str(path))
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object_pairs_hook. Raises ValueError for a key that comes twice: which was meant?"""
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)

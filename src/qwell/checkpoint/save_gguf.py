@@ -76,7 +76,8 @@ def _model_keys(
         "qwen2.rope.freq_base": float(config.rope_theta),
     }
     if name:
-        keys["general.name"] = name
+        # A folder's name may hold bytes that are no text.
+        keys["general.name"] = name.encode(errors="replace").decode()
     if config.head_dim * config.num_heads != config.hidden_size:
         for key in ("attention.key_length", "attention.value_length", "rope.dimension_count"):
             keys[f"qwen2.{key}"] = config.head_dim

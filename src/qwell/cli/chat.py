@@ -41,7 +41,7 @@ def chat(
     **sampling: Any,
 ) -> None:
     """Talks until the input ends; `sampling` holds what was given of SamplingParams."""
-    from qwell.hub.store import home
+    from qwell.hub.place import home
 
     check_sampling(sampling)
     template = None if chat_template is None else read_template(chat_template)

@@ -178,9 +178,9 @@ def _ceilings() -> Iterator[Finding]:
 
 
 def _home() -> Iterator[Finding]:
-    from qwell.hub import store
+    from qwell.hub import place, store
 
-    home = store.home()
+    home = place.home()
     there = next(path for path in (home, *home.parents) if path.exists())
     usage = shutil.disk_usage(there)
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):

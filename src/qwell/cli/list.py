@@ -7,8 +7,9 @@ import sys
 from typing import Any
 
 from qwell.cli.pull import size_text
-from qwell.hub import store
-from qwell.hub.store import Pack, StoredModel
+from qwell.hub import packs, place, store
+from qwell.hub.packs import Pack
+from qwell.hub.store import StoredModel
 
 _NO_WIDTH = 10_000
 
@@ -17,7 +18,7 @@ def list_models(json: bool = False) -> None:
     """Prints every model of the store with its size, source and date; unfinished pulls too, and
     packed weights whose files are gone."""
     models = [_facts(model) for model in store.models()]
-    models += [_left_facts(pack) for pack in store.packs() if pack.is_left]
+    models += [_left_facts(pack) for pack in packs.every_pack() if pack.is_left]
     if json:
         print(json_module.dumps(models, indent=1))
         return
@@ -25,7 +26,7 @@ def list_models(json: bool = False) -> None:
         _print_table(models)
     else:
         print("no models yet: run 'qwell pull qwen2.5-coder:0.5b'")
-    packed = store.disk_bytes(store.packed_dir())
+    packed = place.disk_bytes(packs.packed_dir())
     if packed:
         print(f"packed weights (made again when needed): {size_text(packed)}")
 
@@ -51,7 +52,7 @@ def _left_facts(pack: Pack) -> dict[str, Any]:
         "disk_bytes": pack.disk_bytes,
         "source": None,
         "date": None,
-        "path": str(store.packed_dir() / pack.key),
+        "path": str(packs.packed_dir() / pack.key),
     }
 
 

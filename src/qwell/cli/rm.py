@@ -11,7 +11,7 @@ from collections.abc import Container
 
 from qwell.cli.pull import size_text
 from qwell.errors import NotFoundError, UsageError
-from qwell.hub import store
+from qwell.hub import packs, store
 from qwell.hub.catalogue import lookup
 from qwell.hub.resolve import ResolvedModel, find, local_model
 
@@ -24,7 +24,7 @@ def rm(model: str, yes: bool = False) -> None:
     try:
         here = _here(model, stored)
     except (NotFoundError, UsageError):
-        if not (freed := store.remove_left(model)):
+        if not (freed := packs.remove_left(model)):
             raise
         print(f"packed weights of {model} deleted, {size_text(freed)} freed; its files were gone")
         return
@@ -35,7 +35,7 @@ def rm(model: str, yes: bool = False) -> None:
         print("nothing was deleted")
         return
     waiting = lambda: print(f"waiting for a pull of {model}", file=sys.stderr)  # noqa: E731
-    freed = store.remove(here, waiting) + store.remove_left(model)
+    freed = store.remove(here, waiting) + packs.remove_left(model)
     print(f"{model} deleted, {size_text(freed)} freed")
 
 
@@ -54,7 +54,7 @@ def _here(model: str, stored: Container[str]) -> str | ResolvedModel:
 
 
 def _rm_packed(model: str, owned_by_others: ResolvedModel) -> None:
-    freed = store.remove_packed(owned_by_others.paths) + store.remove_left(model)
+    freed = packs.remove_packed(owned_by_others.paths) + packs.remove_left(model)
     if not freed:
         raise NotFoundError(
             f"qwell's store holds nothing of {model}; {owned_by_others.paths[0]} is not qwell's "

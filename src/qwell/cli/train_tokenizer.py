@@ -31,9 +31,10 @@ def tokenizer(
     force: bool = False,
 ) -> None:
     """Learns a tokenizer of vocab_size tokens, control tokens included, and saves it."""
-    from qwell.data.learn_bpe import learn_tokenizer, save_tokenizer
+    from qwell.data.learn_bpe import check_place, learn_tokenizer, save_tokenizer
     from qwell.text import ChatTemplate
 
+    check_place(Path(out), force=force)
     chat = read_template(template) if template else ChatTemplate.chatml()
     bar = Progress("reading")
     try:

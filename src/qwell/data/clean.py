@@ -9,8 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import date, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from qwell.checkpoint.appear import appearing_file
 from qwell.data.decontaminate import Contamination
@@ -74,10 +77,9 @@ class Cleaned:
         return Cleaned(self._records, left, repair=self._repair)
 
     def save(self, path: Path) -> None:
-        """As JSON lines, whole or not at all. Raises StorageError."""
-        values = (self[at].value for at in range(len(self)))
-        objects = (v if isinstance(v, Mapping) else {"text": v} for v in values)
-        write_whole(path, (json.dumps(v, ensure_ascii=False) for v in objects))
+        """As JSON lines, whole or not at all. Raises StorageError, DataError for what no JSON can
+        hold (the bytes of an image in a Parquet file); its times and decimals become text."""
+        write_whole(path, (_line(self[at]) for at in range(len(self))))
 
 
 def clean(
@@ -224,14 +226,29 @@ def write_whole(path: Path, lines: Iterable[str]) -> None:
         raise DataError(f"{path}: a record holds a lone surrogate: clean it with repair") from error
 
 
+def _line(record: Record) -> str:
+    value = record.value if isinstance(record.value, Mapping) else {"text": record.value}
+    try:
+        return json.dumps(value, ensure_ascii=False, default=_spelled)
+    except TypeError as error:
+        raise DataError(f"{record.place}: {error}: leave the column out") from error
+
+
+def _spelled(value: Any) -> str:
+    if isinstance(value, date | time | timedelta | Decimal | UUID):
+        return str(value)
+    raise TypeError(f"JSON has no {type(value).__name__}")
+
+
 def _difference(old: Any, new: Any) -> str:
-    """Where two values that differ first do."""
+    """Where two values that differ first do. What stayed is the same object: a NaN is not equal
+    to itself, but a list with it is."""
     if isinstance(old, str):
         at = next((i for i, (a, b) in enumerate(zip(old, new)) if a != b), min(len(old), len(new)))
         start = max(0, at - 20)
         return f"{old[start : at + 20]!r} -> {new[start : at + 20]!r}"
     keys = old if isinstance(old, dict) else range(len(old))
-    return next(_difference(old[key], new[key]) for key in keys if old[key] != new[key])
+    return next(_difference(old[key], new[key]) for key in keys if [old[key]] != [new[key]])
 
 
 def _excerpt(text: str) -> str:

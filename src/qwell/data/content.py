@@ -8,20 +8,39 @@ learns for days.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from qwell.errors import NotFoundError
 
+_CHUNK = 1 << 20
 
-def content_hash(paths: Iterable[Path]) -> str:
-    """Of the files in their order; their names and times do not count. Raises NotFoundError for
-    one that cannot be read."""
-    whole = hashlib.sha256()
+
+def content_hash(
+    paths: Sequence[Path],
+    progress: Callable[[int, int], None] = lambda done, total: None,  # noqa: ARG005
+) -> str:
+    """Of the files in their order; their names and times do not count. progress(done, total) counts
+    bytes. Raises NotFoundError for one that cannot be read."""
+    whole, done, total = hashlib.sha256(), 0, 0
     for path in paths:
-        try:
-            with path.open("rb") as file:
-                whole.update(hashlib.file_digest(file, "sha256").digest())
-        except OSError as error:
-            raise NotFoundError(f"{path}: cannot be read ({error.strerror}): check it") from error
+        with _reading(path):
+            total += path.stat().st_size
+    for path in paths:
+        own = hashlib.sha256()
+        with _reading(path), path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                own.update(chunk)
+                done += len(chunk)
+                progress(done, total)
+        whole.update(own.digest())
     return whole.hexdigest()
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise NotFoundError(f"{path}: cannot be read ({error.strerror}): check it") from error

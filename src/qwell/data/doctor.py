@@ -52,17 +52,18 @@ class Weight(Protocol):
 
 
 def untrained_ids(weight: Weight, tokenizer: Tokenizer) -> frozenset[int]:
-    """Added tokens whose row no training has told apart from another added token or a padding row.
+    """Added tokens whose row no training has told apart from another added token or a padding row,
+    or that have none.
 
     Rows that never occurred in training stay near each other (in Qwen2.5 all within 1 % of their
     length); those of two learnt tokens never do.
     """
     added = sorted(tokenizer.special_tokens.values())
-    if not added:
-        return frozenset()
+    found = {id for id in added if id >= weight.shape[0]}
+    if len(found) == len(added):
+        return frozenset(found)
     rows = weight.float32(added[0], weight.shape[0])
-    found = set()
-    for id in added:
+    for id in added[: len(added) - len(found)]:
         row = rows[id - added[0]]
         apart = np.linalg.norm(rows - row, axis=1)
         apart[id - added[0]] = np.inf
@@ -87,17 +88,24 @@ def check_untrained(
         for id in used:
             first.setdefault(id, example)
     names = {i: text for text, i in tokenizer.special_tokens.items()}
-    return [
-        Finding(
-            "untrained token",
-            "error" if id in tokenizer.eos_ids and written[id] else "warning",
-            f"{names[id]} is {'learnt' if written[id] else 'read'} in {written[id] + read[id]:,} "
-            "rows, but its row of the embedding was never trained: train embeddings and head too",
-            marked(tokenizer, first[id]),
-            written[id] + read[id],
+
+    def finding(id: int) -> Finding:
+        count, has_row = written[id] + read[id], id < weight.shape[0]
+        why = (
+            "its row of the embedding was never trained: train embeddings and head too"
+            if has_row
+            else "the embedding has no row for it: take the tokenizer of this model"
         )
-        for id in sorted(first)
-    ]
+        is_error = not has_row or (id in tokenizer.eos_ids and written[id])
+        return Finding(
+            "untrained token",
+            "error" if is_error else "warning",
+            f"{names[id]} is {'learnt' if written[id] else 'read'} in {count:,} rows, but {why}",
+            marked(tokenizer, first[id]),
+            count,
+        )
+
+    return [finding(id) for id in sorted(first)]
 
 
 def check_rows(rows: PackedRows, tokenizer: Tokenizer, limit: int | None = None) -> list[Finding]:

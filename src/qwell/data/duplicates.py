@@ -26,7 +26,9 @@ BANDS, ROWS = 20, 6
 
 U64 = NDArray[np.uint64]
 
-_WORD = re.compile(r"\w+")
+_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+"""Chinese and Japanese, which put no space between words: each character is one."""
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 _PLACES = np.array([bits("shingle", i) | 1 for i in range(WORDS)], np.uint64)
 _FACTORS = np.array([bits("minhash", i) | 1 for i in range(BANDS * ROWS)], np.uint64)
 _CHUNK = 4096

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwell.data.records import Joined, JsonFile, JsonLines, Parquet, Records, TextFiles
+from qwell.data.parquet import Parquet, ReadGroup, held_groups
+from qwell.data.records import Joined, JsonFile, JsonLines, Records, TextFiles
 from qwell.errors import DataError, NotFoundError, UsageError
 from qwell.text.plain import file_text
 
@@ -26,10 +27,10 @@ _CODE = """
 .v .sv .vhd .s .asm .vim .el .tcl .jinja .ipynb
 """
 PROSE, CODE = frozenset(_PROSE.split()), frozenset(_CODE.split())
-_RECORDS: dict[str, Callable[[Path], Records]] = {
-    ".jsonl": JsonLines,
-    ".ndjson": JsonLines,
-    ".json": JsonFile,
+_RECORDS: dict[str, Callable[[Path, ReadGroup], Records]] = {
+    ".jsonl": lambda path, _: JsonLines(path),
+    ".ndjson": lambda path, _: JsonLines(path),
+    ".json": lambda path, _: JsonFile(path),
     ".parquet": Parquet,
 }
 _SKIPPED_FOLDERS = frozenset({"node_modules", "__pycache__", "venv", "site-packages"})
@@ -43,19 +44,22 @@ class Opened:
     skipped: Counter[str]
 
 
-def open_records(path: str | Path, *, texts: bool = True) -> Opened:
-    """The records of a file or a folder; `texts`: files of plain text and code count too.
+def open_records(
+    path: str | Path, *, texts: bool = True, read_group: ReadGroup | None = None
+) -> Opened:
+    """The records of a file or a folder; `texts`: files of plain text and code count too;
+    `read_group`: held_groups of those this path is shuffled with.
 
     Raises NotFoundError for no file, DataError for a file that cannot be read as what it is named,
     UsageError for a kind of file nobody knows.
     """
-    path = Path(path)
+    path, read_group = Path(path), read_group or held_groups()
     if path.is_dir():
-        return _open_folder(path, texts)
+        return _open_folder(path, texts, read_group)
     if not path.exists():
         raise NotFoundError(f"{path}: there is no such file or folder: check the path")
     if reader := _RECORDS.get(path.suffix.lower()):
-        return Opened(reader(path), Counter())
+        return Opened(reader(path, read_group), Counter())
     if path.suffix.lower() in (".gz", ".zst", ".bz2", ".xz", ".zip"):
         raise UsageError(f"{path}: is compressed: unpack it, records are read at any place")
     if not texts:
@@ -63,7 +67,7 @@ def open_records(path: str | Path, *, texts: bool = True) -> Opened:
     return Opened(TextFiles([path]), Counter())
 
 
-def _open_folder(folder: Path, texts: bool) -> Opened:
+def _open_folder(folder: Path, texts: bool, read_group: ReadGroup) -> Opened:
     skipped: Counter[str] = Counter()
     parts: list[Records] = []
     plain: list[Path] = []
@@ -72,7 +76,7 @@ def _open_folder(folder: Path, texts: bool) -> Opened:
         if suffix == ".json" and not _is_list(path):
             skipped["JSON that is no list of records"] += 1
         elif suffix in _RECORDS:
-            parts.append(_RECORDS[suffix](path))
+            parts.append(_RECORDS[suffix](path, read_group))
         elif not texts or suffix not in PROSE | CODE:
             skipped[f"not read: {suffix or 'no ending'}"] += 1
         elif reason := why_not_text(path):

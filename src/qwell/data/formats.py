@@ -10,12 +10,11 @@ those beside the conversation (an id, a source, a score).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qwell.data.records import Record
+from qwell.data.records import Record, loads
 from qwell.errors import DataError, UsageError
 
 Message = dict[str, Any]
@@ -128,7 +127,7 @@ def _turn(turn: Any, where: str) -> Message:
 
 def _calls(text: str, where: str) -> list[Any]:
     try:
-        found = json.loads(text)
+        found = loads(text)
     except ValueError as error:
         raise _WrongError(f"{where}.value is not the JSON of a call") from error
     return found if isinstance(found, list) else [found]
@@ -158,7 +157,7 @@ def _tools(tools: Any) -> list[dict[str, Any]] | None:
     """A list of tools, or its JSON; an empty one is none."""
     if isinstance(tools, str) and tools:
         try:
-            tools = json.loads(tools)
+            tools = loads(tools)
         except ValueError as error:
             raise _WrongError("tools is not JSON") from error
     if not tools:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from qwell.checkpoint.appear import appearing_folder
+from qwell.checkpoint.appear import appearing_folder, check_folder
 from qwell.errors import DataError, UsageError
 from qwell.text.bpe import chunks, pipeline
 from qwell.text.files import hf_files
@@ -33,6 +33,7 @@ VISIBLE = (
 LONGEST = 128
 """Bytes of the longest token, as in Qwen's vocabulary."""
 _CONTROLS = len(SPECIAL) + len(VISIBLE)
+_MARK = "tokenizer.json"
 
 
 def learn_tokenizer(
@@ -69,6 +70,11 @@ def learn_tokenizer(
     )
 
 
+def check_place(folder: Path, *, force: bool) -> None:
+    """Raises UsageError before anything is learnt if `save_tokenizer` would refuse the folder."""
+    check_folder(folder, force, _MARK)
+
+
 def save_tokenizer(
     tokenizer: Tokenizer, template: ChatTemplate, folder: Path, *, force: bool = False
 ) -> None:
@@ -76,7 +82,7 @@ def save_tokenizer(
     merges.txt, as transformers and `Tokenizer.from_folder` read it; whole or not at all.
 
     force: replaces a folder of this kind. Raises UsageError, StorageError."""
-    with appearing_folder(folder, force=force, mark="tokenizer.json") as unfinished:
+    with appearing_folder(folder, force=force, mark=_MARK) as unfinished:
         for name, raw in hf_files(tokenizer, template.source).items():
             (unfinished / name).write_bytes(raw)
 

@@ -1,8 +1,8 @@
 """Files -> records, any of which can be read alone.
 
 What is held in memory is where each record begins (8 bytes a line), never the records, so a corpus
-may be larger than the machine. Parquet is read by row group and says so (`blocks`), since a single
-row cannot be had for less. A record knows its file and line.
+may be larger than the machine. A record knows its file and line. Parquet, which cannot give one row
+alone, is read in parquet.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from qwell.errors import DataError, MissingPackageError, NotFoundError
+from qwell.checkpoint.mapped import unique_keys
+from qwell.errors import DataError, NotFoundError
 from qwell.text.plain import file_text
 
 PIECE = 1 << 16
@@ -27,7 +27,6 @@ PIECE = 1 << 16
 that a corpus in one file can be shuffled."""
 _CHUNK = 1 << 20
 _BLANK = 16  # bytes; a longer line of white space is refused
-_GROUPS = 16  # row groups of Parquet files held at a time
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,8 @@ class Record:
 
 class Records(Protocol):
     """A sequence of records. `blocks` says how many lie together: one block if any record can be
-    read at the same cost, else as many as are read at a time. `paths`: the files, in order."""
+    read at the same cost, else as many as are read at a time (a single one, which costs all of its
+    records too, has an empty one behind it). `paths`: the files, in order."""
 
     @property
     def blocks(self) -> Sequence[int]: ...
@@ -59,9 +59,7 @@ class JsonLines:
     def __init__(self, path: Path) -> None:
         self._path = path
         starts = _line_starts(path)
-        short = np.flatnonzero(np.diff(starts) <= _BLANK).tolist()
-        blank = [line for line in short if not _bytes(path, starts, line)]
-        self._lines = np.delete(np.arange(len(starts) - 1), blank)
+        self._lines = np.delete(np.arange(len(starts) - 1), _blank_lines(path, starts))
         self._starts = starts
         self.blocks, self.paths = [len(self)], [path]
 
@@ -117,24 +115,6 @@ class TextFiles:
         return Record(text, place, is_end=piece + 2 == len(cuts))
 
 
-class Parquet:
-    """One object a row. Needs pyarrow."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.blocks, self.paths = _row_groups(path), [path]
-        self._ends = list(accumulate(self.blocks))
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def __getitem__(self, at: int) -> Record:
-        group = bisect_right(self._ends, at)
-        row = at - (self._ends[group] - self.blocks[group])
-        value = _row_group(self._path, group).slice(row, 1).to_pylist()[0]
-        return Record(value, f"{self._path}: row {at + 1}")
-
-
 class Joined:
     """Several sequences of records as one."""
 
@@ -180,6 +160,18 @@ def _line_starts(path: Path) -> NDArray[np.int64]:
     return starts if starts[-1] == at else np.append(starts, at)
 
 
+def _blank_lines(path: Path, starts: NDArray[np.int64]) -> list[int]:
+    """Only short ones are looked at, there may be millions: through one open file."""
+    short = np.flatnonzero(np.diff(starts) <= _BLANK).tolist()
+    with path.open("rb") as file:
+
+        def is_blank(line: int) -> bool:
+            file.seek(starts[line])
+            return not file.read(starts[line + 1] - starts[line]).strip()
+
+        return [line for line in short if is_blank(line)]
+
+
 def _bytes(path: Path, starts: NDArray[np.int64], line: int) -> bytes:
     return _read(path, int(starts[line]), int(starts[line + 1])).strip()
 
@@ -197,10 +189,18 @@ def _read(path: Path, start: int = 0, end: int | None = None) -> bytes:
     return raw
 
 
+def loads(text: bytes | str) -> Any:
+    """JSON. Raises ValueError, also for a key that comes twice and for nesting without end."""
+    try:
+        return json.loads(text, object_pairs_hook=unique_keys)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def _parsed(raw: bytes, place: str) -> Any:
     try:
-        return json.loads(raw)
-    except (ValueError, RecursionError) as error:
+        return loads(raw)
+    except ValueError as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{place}: is not valid JSON ({reason}): mend or remove it") from error
 
@@ -236,27 +236,3 @@ def _character_start(chunk: bytes) -> int:
     while at > 0 and chunk[at] & 0xC0 == 0x80:
         at -= 1
     return at or len(chunk)
-
-
-def _row_groups(path: Path) -> list[int]:
-    metadata = _parquet(path).metadata
-    return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-
-
-@lru_cache(_GROUPS)
-def _row_group(path: Path, group: int) -> Any:
-    return _parquet(path).read_row_group(group)
-
-
-def _parquet(path: Path) -> Any:
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise MissingPackageError(f"{path}: reading Parquet", "pyarrow") from error
-    try:
-        return ParquetFile(path)
-    except OSError as error:
-        raise NotFoundError(f"{path}: cannot be read ({error}): check it") from error
-    except ArrowException as error:
-        raise DataError(f"{path}: is not a Parquet file ({error}): check it") from error

@@ -10,6 +10,7 @@ from qwell.data.example import Examples
 from qwell.data.folder import open_records
 from qwell.data.mixture import Mixture
 from qwell.data.packing import Overlong, PackedRows
+from qwell.data.parquet import held_groups
 from qwell.data.texts import TextExamples
 from qwell.text.template import ChatTemplate
 from qwell.text.tokenizer import Tokenizer
@@ -38,8 +39,9 @@ def pretrain_rows(
     """
     sources: list[Examples] = []
     files: list[Path] = []
+    groups = held_groups() if weights is None else None  # without weights they are shuffled as one
     for i, path in enumerate(paths):
-        records = open_records(path).records
+        records = open_records(path, read_group=groups).records
         files += records.paths
         sources.append(
             TextExamples(
@@ -76,8 +78,9 @@ def sft_rows(
     """
     sources: list[Examples] = []
     files: list[Path] = []
+    groups = held_groups() if weights is None else None  # without weights they are shuffled as one
     for path in paths:
-        records = open_records(path, texts=False).records
+        records = open_records(path, texts=False, read_group=groups).records
         files += records.paths
         sources.append(ChatExamples(records, tokenizer, template, form=format, learn=learn))
     mixture = Mixture(sources, weights, seed=seed, shuffle=shuffle)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from qwell.config import GenerationConfig, ModelConfig
 from qwell.errors import CheckpointError
-from qwell.hub import store
+from qwell.hub import packs, place
 from qwell.hub.resolve import ResolvedModel
 from qwell.text.template import find_template
 from qwell.text.tokenizer import Tokenizer
@@ -70,7 +70,7 @@ def packed_folder(resolved: ResolvedModel, *, int8: bool = False) -> Path:
     """Where the pack of these files stands, or would. int8: float matrices packed to Q8_0."""
     from qwell.native import packed_key
 
-    return store.packed_dir() / packed_key(_sources(resolved), int8=int8)
+    return packs.packed_dir() / packed_key(_sources(resolved), int8=int8)
 
 
 def read_facts(folder: Path) -> Facts | None:
@@ -104,8 +104,8 @@ def pack(
 
     checkpoint, sources = open_checkpoint(resolved.paths), _sources(resolved)
     check_supported(checkpoint.config)
-    store.check_space(packed_bytes(checkpoint.tensors, int8=int8))
-    with store.writing(folder), store.exclusive(_lock_path(folder), lambda: None):
+    place.check_space(packed_bytes(checkpoint.tensors, int8=int8))
+    with place.writing(folder), place.exclusive(_lock_path(folder), lambda: None):
         if (found := read_facts(folder)) is None:
             with _appearing(folder) as unfinished:
                 _write(unfinished, checkpoint, resolved.name, sources, int8=int8, progress=progress)
@@ -118,7 +118,7 @@ def _remove_stale(sources: Sequence[Path]) -> None:
     from qwell.native import packed_key
 
     asked_for = {packed_key(sources, int8=int8) for int8 in (False, True)}
-    for facts in store.packed_dir().glob("[!.]*/model.json"):
+    for facts in packs.packed_dir().glob("[!.]*/model.json"):
         with suppress(OSError, ValueError, KeyError, TypeError):
             made_from = json.loads(facts.read_text(encoding="utf-8"))["source"]
             if facts.parent.name not in asked_for and {*made_from} & {str(p) for p in sources}:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from qwell.eval.report import Report
-from qwell.hub import store
+from qwell.hub import place
 
 
 def _path(folder: Path, kv_dtype: str) -> Path:
@@ -26,7 +26,7 @@ def record(folder: Path, report: Report, kv_dtype: str = "bf16") -> None:
     path = _path(folder, kv_dtype)
     about = {"qwell": version("qwell"), "date": date.today().isoformat()}
     text = json.dumps(about | report.to_dict(), indent=1)
-    with store.writing(path):
+    with place.writing(path):
         path.with_suffix(".tmp").write_text(text, encoding="utf-8")
         path.with_suffix(".tmp").replace(path)
 

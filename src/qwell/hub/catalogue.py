@@ -22,12 +22,19 @@ from qwell.errors import NotFoundError, UsageError
 @dataclass(frozen=True, kw_only=True)
 class RemoteFile:
     """One file of a repository and how to know its bytes: `sha256`, or git's blob hash for the
-    small files of which a hub reports nothing else."""
+    small files of which a hub reports nothing else. Raises ValueError for what can be no file: a
+    hub may say anything."""
 
     path: str
     size: int
     sha256: str | None = None
     git_sha1: str | None = None
+
+    def __post_init__(self) -> None:
+        hashes = [value for value in (self.sha256, self.git_sha1) if value is not None]
+        is_sound = isinstance(self.path, str) and 0 <= self.size < 2**50
+        if not is_sound or not all(re.fullmatch(r"[0-9a-f]{40,64}", value) for value in hashes):
+            raise ValueError(f"no file: {self!r:.200}")
 
 
 @dataclass(frozen=True, kw_only=True)

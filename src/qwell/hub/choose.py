@@ -14,13 +14,15 @@ from pathlib import PurePosixPath
 from qwell.errors import NotFoundError
 
 _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})(\.gguf|\.safetensors)$", re.IGNORECASE)
+MAX_PARTS = 1000
+"""Of a set: a listing must not make us spell out a hundred thousand names for each of its own."""
 _FOLDER_FILES = ("*.json", "*.jinja", "merges.txt", "LICENSE*", "*.safetensors")
 
 
 def parts_of(name: str) -> tuple[str, ...]:
     """The names of all parts of the set that `name` belongs to, in order; itself if not split."""
     match = _SPLIT.search(name)
-    if not match:
+    if not match or not int(match[1]) <= int(match[2]) <= MAX_PARTS or match[2] == "00000":
         return (name,)
     stem, count = name[: match.start()], int(match[2])
     return tuple(f"{stem}-{i:05}-of-{match[2]}{match[3]}" for i in range(1, count + 1))

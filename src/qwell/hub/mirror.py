@@ -21,7 +21,7 @@ from pathlib import Path
 from qwell.errors import DownloadError
 from qwell.hub.catalogue import Mirror
 from qwell.hub.part import PartFile
-from qwell.hub.store import disk_bytes, writing
+from qwell.hub.place import disk_bytes, writing
 
 _CHUNK = 1 << 20
 _POLL_SECONDS = 0.2

@@ -16,7 +16,8 @@ from typing import Self
 
 from qwell.errors import DownloadError
 from qwell.hub.catalogue import RemoteFile
-from qwell.hub.store import StoredFile, writing
+from qwell.hub.place import writing
+from qwell.hub.store import StoredFile
 
 _CHUNK = 1 << 20
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from qwell.errors import DownloadError, NotFoundError, QwellError, UsageError
-from qwell.hub import mirror, part, store
+from qwell.hub import mirror, part, place, store
 from qwell.hub.catalogue import Entry, RemoteFile, data
 from qwell.hub.download import Http, Reporter, is_offline
 from qwell.hub.sources import Listing, hub
@@ -70,6 +70,7 @@ def _first_that_delivers(entry: Entry, names: list[str], reporter: Reporter) -> 
                 reporter.note(f"{name}: {error}; trying {following}")
             continue
         store.write_manifest(entry.key, manifest)
+        store.remove_strange(entry.key, manifest)
         return manifest
     is_unknown = all(isinstance(fault, NotFoundError) for fault in faults)
     message = f"{entry.name} could not be fetched: {'; '.join(map(str, faults))}"
@@ -122,7 +123,7 @@ def _land(
     folder = store.model_dir(entry.key)
     here = [part.bytes_here(folder / file.path, file) for file in listing.files]
     total = sum(file.size for file in listing.files)
-    store.check_space(total - sum(here))
+    place.check_space(total - sum(here))
     reporter.begin(f"{entry.name} from {source}", total, sum(here))
     stored, done = [], 0
     for file in listing.files:

@@ -17,6 +17,7 @@ from qwell.errors import DownloadError
 from qwell.hub.catalogue import Entry, RemoteFile, data
 from qwell.hub.choose import choose
 from qwell.hub.download import Http
+from qwell.hub.store import MANIFEST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +48,12 @@ class Hub:
         answer = http.get_json(self.endpoint + path)
         try:
             revision, files = self.read(answer, self.revision)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DownloadError(
                 f"{self.name} sent a listing of {entry.repo} that qwell cannot read ({error!r})"
             ) from error
         by_path = {file.path: file for file in files if _is_safe(file.path)}
+        by_path.pop(MANIFEST, None)  # in the store that name is ours
         chosen = choose(entry.tag, by_path, entry.repo)
         return Listing(revision=revision, files=tuple(by_path[path] for path in chosen))
 

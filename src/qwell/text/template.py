@@ -70,7 +70,8 @@ class ChatTemplate:
 
 def find_template(folder: Path) -> str | None:
     """Source of the chat template of a checkpoint folder: chat_template.jinja, else the key
-    chat_template of tokenizer_config.json (the entry "default" of a list); None without either."""
+    chat_template of tokenizer_config.json (the entry "default" of a list); None without either.
+    Raises CheckpointError, TextError for a lone surrogate."""
     path = folder / "chat_template.jinja"
     if path.exists():
         try:
@@ -79,11 +80,12 @@ def find_template(folder: Path) -> str | None:
             raise CheckpointError(f"{path}: cannot be read: {error}") from error
     path = folder / "tokenizer_config.json"
     found = read_json(path).get("chat_template") if path.exists() else None
-    if isinstance(found, list):
-        named = {entry.get("name"): entry.get("template") for entry in found}
-        found = named.get("default")
+    if isinstance(found, list) and _is_list_of_objects(found):
+        defaults = [entry.get("template") for entry in found if entry.get("name") == "default"]
+        found = defaults[-1] if defaults else None
     if found is not None and not isinstance(found, str):
         raise CheckpointError(f"{path}: chat_template is not text")
+    check_unicode(found or "", f"{path}: chat_template")
     return found
 
 

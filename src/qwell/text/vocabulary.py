@@ -23,6 +23,10 @@ _HIDDEN = [b for b in range(256) if b not in _PRINTABLE]
 BYTE_OF = {chr(b): b for b in _PRINTABLE} | {chr(256 + i): b for i, b in enumerate(_HIDDEN)}
 """The byte a character of the byte alphabet stands for, in the order of ids 0..255."""
 
+MAX_JSON = 33_000_000
+"""Bytes of a JSON file that is parsed, which may take thirty times as much memory. The largest
+tokenizer.json of the family has 11 MB."""
+
 _FORMAT = "qwell-tokenizer-1"
 
 
@@ -109,6 +113,10 @@ def checked(
         raise CheckpointError(f"{where}: an added token has the id of a merge")
     if eos is not None and not (0 <= eos < found.size or eos in ids):
         raise CheckpointError(f"{where}: the end token {eos} is not a token")
+    try:
+        "".join(found.added).encode()
+    except UnicodeEncodeError as error:
+        raise CheckpointError(f"{where}: an added token is not valid Unicode") from error
     if any(len(text) < 2 for text in found.added):
         raise CheckpointError(f"{where}: an added token is shorter than two characters")
     return found
@@ -117,6 +125,8 @@ def checked(
 def read_json(path: Path) -> dict[str, Any]:
     """One JSON object. Raises CheckpointError naming the file."""
     try:
+        if path.stat().st_size > MAX_JSON:
+            raise CheckpointError(f"{path}: has more than {MAX_JSON / 1e6:.0f} MB; fetch it again")
         raw = json.loads(path.read_bytes())
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error

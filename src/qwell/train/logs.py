@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from time import perf_counter
@@ -122,6 +123,22 @@ class Screen:
             self._live.console.print(text, markup=False, highlight=False)
         else:
             print(text, file=sys.stderr, flush=True)
+
+
+class Share:
+    """A callable (done, total): every few seconds a line on stderr on how much of it is done. Of
+    several processes the first speaks."""
+
+    def __init__(self, what: str, every_s: float = 5.0) -> None:
+        self._what, self._every_s = what, every_s
+        self._next = perf_counter() + every_s
+        self._is_silent = os.environ.get("RANK", "0") != "0"
+
+    def __call__(self, done: int, total: int) -> None:
+        now = perf_counter()
+        if now >= self._next and not self._is_silent:
+            self._next = now + self._every_s
+            print(f"{self._what}: {100 * done // total} %", file=sys.stderr, flush=True)
 
 
 def clock(seconds: float) -> str:

@@ -22,6 +22,7 @@ from qwell.text.tokenizer import Tokenizer
 from qwell.train.config import TrainConfig
 from qwell.train.cost import Cost
 from qwell.train.held_out import held_out
+from qwell.train.logs import Share
 from qwell.train.lora import LoraConfig, add_lora, save_adapter
 from qwell.train.modules import Decoder
 from qwell.train.objectives import NextToken
@@ -175,7 +176,7 @@ def identity(start: Start) -> dict[str, str]:
 
 def data_identity(rows: PackedRows, valid: PackedRows | None) -> dict[str, str]:
     """Hashes of what is learnt from and measured on: a run must not go on with edited files."""
-    found = {"data": content_hash(rows.files)}
+    found = {"data": content_hash(rows.files, Share("hashing the data"))}
     return found | ({"valid": content_hash(valid.files)} if valid else {})
 
 
