@@ -244,6 +244,10 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     refused(tmp_path / "a", "adapter_config.json", kind=NotFoundError)
     refused(tmp_path / "nowhere", "adapter_config.json", kind=NotFoundError)
+    run = tmp_path / "run"  # of training
+    (run / "adapter").mkdir(parents=True)
+    (run / "adapter" / "adapter_config.json").touch()
+    refused(run, f"give {run}/adapter", kind=NotFoundError)
     folder = write_peft(tmp_path / "b", RAW)
     (folder / "adapter_model.safetensors").unlink()
     refused(folder, "adapter_model.safetensors", kind=NotFoundError)

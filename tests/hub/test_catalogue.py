@@ -104,6 +104,8 @@ def test_sampling_defaults_follow_the_makers() -> None:
         ("qwen2.5:7b-instuct", "qwen2.5:7b-instruct"),
         ("Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-7B-Instruct"),
         ("qwen2.5:7b-base-q4_k_m", "did you mean"),
+        ("qwen2.5-coder", "it comes in sizes: qwen2.5-coder:0.5b, qwen2.5-coder:1.5b"),
+        ("Qwen2.5:", "it comes in sizes: Qwen2.5:0.5b"),
         ("llama", "a Hugging Face id (Org/Name), a folder or a .gguf file"),
     ],
 )
@@ -113,9 +115,27 @@ def test_a_wrong_name_gets_the_nearest(wrong: str, hint: str) -> None:
     assert hint in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("hub", ["hf.co/", "https://huggingface.co/", "https://hf.co/"])
+def test_an_address_of_the_hub_is_an_id(hub: str) -> None:
+    assert lookup(f"{hub}Qwen/Qwen2.5-7B-Instruct") == lookup("Qwen/Qwen2.5-7B-Instruct")
+    assert lookup(f"{hub}some/thing-GGUF:q8_0").tag == "q8_0"
+
+
 @pytest.mark.parametrize(
     "name",
-    ["a/b/c", "../b", "a/..", "a/b:../c", "a/b:", "a--b/c", "a/b\n", "a/b:c\n", "/", "a/b c"],
+    [
+        "a/b/c",
+        "https://huggingface.co/a/b/resolve/main/x.gguf",
+        "../b",
+        "a/..",
+        "a/b:../c",
+        "a/b:",
+        "a--b/c",
+        "a/b\n",
+        "a/b:c\n",
+        "/",
+        "a/b c",
+    ],
 )
 def test_what_can_be_no_id_is_refused(name: str) -> None:
     with pytest.raises(UsageError) as caught:

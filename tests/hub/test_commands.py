@@ -193,6 +193,19 @@ def test_packed_weights_alone_are_listed_and_removed(tmp_path: Path, capsys: Cap
         capsys.readouterr()
 
 
+def test_packed_weights_of_files_elsewhere_are_listed(tmp_path: Path, capsys: Capture) -> None:
+    """They are in the total below the table, so they have a row."""
+    weights = tmp_path / "mine/model.gguf"
+    weights.parent.mkdir()
+    weights.touch()
+    folder = pack("a", weights, tmp_path)
+    list_models()
+    assert "its files are elsewhere" in capsys.readouterr().out
+    list_models(json=True)
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["path"], found["packed_only"], found["files_gone"]) == (str(folder), True, False)
+
+
 def test_a_long_name_stays_whole_in_a_pipe(tmp_path: Path, capsys: Capture) -> None:
     """grep finds it, awk reads it: a heading, then a line a model."""
     name = "Organisation/" + "long-" * 30 + "name"
@@ -211,13 +224,14 @@ def test_rm_takes_what_an_earlier_state_left(tmp_path: Path, capsys: Capture) ->
         facts = {"source": [str(source)], "model": MODEL}
         (pack(key) / "model.json").write_text(json.dumps(facts))
     list_models()
-    assert capsys.readouterr().out.count(MODEL) == 1
+    table = capsys.readouterr().out
+    assert table.count("its files are elsewhere") == table.count("its files are gone: rm") == 1
     rm(MODEL)
     assert list(packs.packed_dir().iterdir()) == [] and (snapshot / FILE).exists()
 
 
-def test_list_without_models_tells_of_packed_weights(tmp_path: Path, capsys: Capture) -> None:
-    pack("p", tmp_path)
+def test_list_without_models_tells_of_packed_weights(capsys: Capture) -> None:
+    (pack("p") / "model.json").write_text("{}")  # broken: nobody knows of what
     list_models()
     out = capsys.readouterr().out
     assert "no models yet" in out and "packed weights (made again when needed)" in out

@@ -117,7 +117,9 @@ def open_adapter(folder: Path, config: ModelConfig, *, to_merge: bool = False) -
     for what qwell does not compute."""
     path = folder / CONFIG
     if not path.is_file():
-        raise NotFoundError(f"{folder}: there is no {CONFIG}; give the folder of a PEFT adapter")
+        inside = folder / "adapter"  # of a run of training
+        what = str(inside) if (inside / CONFIG).is_file() else "the folder of a PEFT adapter"
+        raise NotFoundError(f"{folder}: there is no {CONFIG}; give {what}")
     if not (folder / WEIGHTS).is_file():
         for pickle in (child for child in folder.iterdir() if child.name.endswith(PICKLES)):
             refuse_pickle(pickle)

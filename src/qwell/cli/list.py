@@ -16,9 +16,9 @@ _NO_WIDTH = 10_000
 
 def list_models(json: bool = False) -> None:
     """Prints every model of the store with its size, source and date; unfinished pulls too, and
-    packed weights whose files are gone."""
+    packed weights of models that are not in the store."""
     models = [_facts(model) for model in store.models()]
-    models += [_left_facts(pack) for pack in packs.every_pack() if pack.is_left]
+    models += [_pack_facts(pack) for pack in packs.every_pack() if not _is_of_the_store(pack)]
     if json:
         print(json_module.dumps(models, indent=1))
         return
@@ -37,6 +37,7 @@ def _facts(model: StoredModel) -> dict[str, Any]:
         "name": manifest.name if manifest else model.key,
         "complete": manifest is not None,
         "packed_only": False,
+        "files_gone": False,
         "disk_bytes": model.disk_bytes,
         "source": manifest.source if manifest else None,
         "date": manifest.date if manifest else None,
@@ -44,11 +45,16 @@ def _facts(model: StoredModel) -> dict[str, Any]:
     }
 
 
-def _left_facts(pack: Pack) -> dict[str, Any]:
+def _is_of_the_store(pack: Pack) -> bool:
+    return not pack.is_left and any(store.models_dir() in source.parents for source in pack.sources)
+
+
+def _pack_facts(pack: Pack) -> dict[str, Any]:
     return {
         "name": pack.name,
         "complete": False,
         "packed_only": True,
+        "files_gone": pack.is_left,
         "disk_bytes": pack.disk_bytes,
         "source": None,
         "date": None,
@@ -58,7 +64,8 @@ def _left_facts(pack: Pack) -> dict[str, Any]:
 
 def _source(facts: dict[str, Any]) -> str:
     if facts["packed_only"]:
-        return "packed weights alone, its files are gone: rm"
+        where = "gone: rm" if facts["files_gone"] else "elsewhere"
+        return f"packed weights alone, its files are {where}"
     return facts["source"] or "unfinished: pull again to resume, or rm"
 
 

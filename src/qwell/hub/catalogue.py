@@ -80,8 +80,10 @@ class Entry:
 
 
 def lookup(model: str) -> Entry:
-    """The entry of an alias (`qwen2.5:7b-instruct`) or Hugging Face id (`Org/Name[:tag]`).
-    Raises NotFoundError with the nearest names, UsageError for what can be no name at all."""
+    """The entry of an alias (`qwen2.5:7b-instruct`) or Hugging Face id (`Org/Name[:tag]`), which
+    may be written as an address (`hf.co/Org/Name`). Raises NotFoundError with the nearest names,
+    UsageError for what can be no name at all."""
+    model = ADDRESS.sub("", model)
     if "/" in model:
         return _by_id(model)
     entry = _aliases().get(model.lower())
@@ -158,6 +160,8 @@ def _generation(facts: dict[str, Any], size: str, variant: str) -> GenerationCon
     )
 
 
+ADDRESS = re.compile(r"(https?://)?(www\.)?(hf\.co|huggingface\.co)/", re.IGNORECASE)
+"""How the address of a model on Hugging Face begins, as browsers and other programs give it."""
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _TAG = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)*", re.ASCII)
 
@@ -181,6 +185,9 @@ def _by_id(model: str) -> Entry:
 
 
 def _nearest(model: str) -> str:
+    if facts := data()["families"].get(model.lower().strip(":")):
+        sizes = ", ".join(f"{model.strip(':')}:{size.lower()}" for size in facts["sizes"])
+        return f"it comes in sizes: {sizes}"
     names = {name.lower(): name for name in _aliases()}
     names |= {entry.repo.split("/")[1].lower(): entry.repo for entry in entries()}
     near = difflib.get_close_matches(model.lower(), names, n=3, cutoff=0.6)

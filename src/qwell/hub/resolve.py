@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from qwell.errors import NotFoundError, UsageError
 from qwell.hub import store
-from qwell.hub.catalogue import Entry, data, lookup
+from qwell.hub.catalogue import ADDRESS, Entry, data, lookup
 from qwell.hub.choose import choose, parts_of, whole
 
 if TYPE_CHECKING:
@@ -92,13 +92,13 @@ def local_model(model: str) -> ResolvedModel | None:
     if is_folder:
         return _folder(model, path.absolute())
     if _looks_like_path(model):
-        raise NotFoundError(f"there is no file or folder {path}")
+        raise NotFoundError(f"there is no file or folder {path}: check the path")
     return None
 
 
 def _looks_like_path(model: str) -> bool:
     """Whether it can only be meant as a path: an id has one slash and no leading dot."""
-    outside = model.partition(":")[0]
+    outside = ADDRESS.sub("", model).partition(":")[0]
     return bool(
         re.match(r"[./~\\]|[A-Za-z]:\\", model)
         or outside.count("/") > 1
@@ -117,6 +117,8 @@ def _folder(model: str, path: Path) -> ResolvedModel:
     ggufs = {parts_of(name)[0] for name in names if name.lower().endswith(".gguf")}
     if len(ggufs) == 1 and "config.json" not in names:
         return _gguf_set(model, path / ggufs.pop())
+    if "config.json" not in names and (path / "model" / "config.json").is_file():
+        raise NotFoundError(f"{path} holds a run of training: give {path / 'model'}")
     choose(None, names, str(path))
     return ResolvedModel(name=model, paths=(path,), kind="folder")
 

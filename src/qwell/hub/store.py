@@ -57,8 +57,12 @@ class StoredModel:
     disk_bytes: int
 
 
+def models_dir() -> Path:
+    return home() / "models"
+
+
 def model_dir(key: str) -> Path:
-    return home() / "models" / key
+    return models_dir() / key
 
 
 def read_manifest(key: str) -> Manifest | None:
@@ -97,7 +101,7 @@ def remove_strange(key: str, manifest: Manifest) -> None:
 def models() -> tuple[StoredModel, ...]:
     """Everything in the store by name, unfinished pulls included."""
     with writing(home()), suppress(FileNotFoundError):
-        folders = sorted(path for path in (home() / "models").iterdir() if path.is_dir())
+        folders = sorted(path for path in models_dir().iterdir() if path.is_dir())
         return tuple(
             StoredModel(key=f.name, manifest=read_manifest(f.name), disk_bytes=disk_bytes(f))
             for f in folders
@@ -123,5 +127,5 @@ def remove(key: str, on_wait: Callable[[], None] = lambda: None) -> int:
 def lock(key: str, on_wait: Callable[[], None]) -> Iterator[None]:
     """Only one process at a time writes a model. Calls `on_wait` once if another one does.
     Leaves behind no lock file and no folder that stayed empty."""
-    with exclusive(home() / "models" / f".{key}.lock", on_wait, model_dir(key)):
+    with exclusive(models_dir() / f".{key}.lock", on_wait, model_dir(key)):
         yield
