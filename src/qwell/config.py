@@ -180,8 +180,10 @@ def _refuse_foreign(raw: Mapping[str, Any], where: str) -> None:
         raise UnsupportedModelError(f"{where}: hidden_act {raw['hidden_act']!r} is not supported")
 
 
-def _rope_kind(rope: Mapping[str, Any]) -> str:
+def _rope_kind(rope: Any) -> str:
     """Without a type it must state nothing but theta: neither a factor nor a rope a layer type."""
+    if not isinstance(rope, Mapping):
+        return "that is no object"
     kind = rope.get("rope_type") or rope.get("type")
     is_more = "factor" in rope or any(isinstance(value, Mapping) for value in rope.values())
     return str(kind or ("of no type" if is_more else "default"))

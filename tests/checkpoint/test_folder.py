@@ -111,6 +111,8 @@ def sharded(tmp_path: Path) -> Path:
         ({"model_type": "llama"}, "llama"),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "yarn"),
         ({"rope_scaling": {"factor": 4.0}}, "rope_scaling 'of no type'"),
+        ({"rope_scaling": "yarn"}, "rope_scaling 'that is no object'"),
+        ({"rope_parameters": [1e6]}, "rope_parameters 'that is no object'"),
         (
             {"rope_scaling": {"type": "default"}, "rope_parameters": {"rope_type": "yarn"}},
             "rope_parameters 'yarn'",

@@ -119,6 +119,13 @@ def test_a_wrong_name_gets_the_nearest(wrong: str, hint: str) -> None:
 def test_an_address_of_the_hub_is_an_id(hub: str) -> None:
     assert lookup(f"{hub}Qwen/Qwen2.5-7B-Instruct") == lookup("Qwen/Qwen2.5-7B-Instruct")
     assert lookup(f"{hub}some/thing-GGUF:q8_0").tag == "q8_0"
+    for page in ("/", "/tree/main"):  # as it stands in a browser
+        assert lookup(f"{hub}Qwen/Qwen2.5-7B{page}") == lookup("Qwen/Qwen2.5-7B")
+
+
+def test_an_address_inside_a_name_is_none() -> None:
+    """It was cut out: somebody else's model was asked for."""
+    assert lookup("my-hf.co/thing").repo == "my-hf.co/thing"
 
 
 @pytest.mark.parametrize(

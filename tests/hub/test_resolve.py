@@ -60,7 +60,11 @@ def test_a_local_folder_shadows_the_hub(tmp_path: Path, monkeypatch: pytest.Monk
     ("make", "model", "message"),
     [
         ([], "/no/such/model.gguf", "there is no file or folder"),
-        (["run/model/config.json"], "./run", "run holds a run of training: give .*run/model"),
+        (
+            ["run/config.json", "run/model/config.json"],
+            "./run",
+            "run holds a run of training: give .*run/model",
+        ),
         ([], "./nothing", "there is no file or folder"),
         ([], "missing.gguf", "there is no file or folder missing.gguf"),
         ([], "a\0b", "no model is called"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qwell.errors import CheckpointError, DataError, StorageError, UsageError
+from qwell.errors import CheckpointError, DataError, NotFoundError, StorageError, UsageError
 from qwell.train import loop, pretrain, sft
 from qwell.train.files import alone
 from qwell.train.logs import Share, read_log
@@ -194,6 +194,10 @@ def test_a_shape_without_weights_is_told_from_a_model(place: Path, tmp_path: Pat
     (tmp_path / "config.json").write_bytes(shape)
     config = pretrain_config(place, out=str(tmp_path / "run"), model=str(tmp_path))
     with pytest.raises(UsageError, match=r"give --model .*/config\.json"):
+        pretrain.main(config)
+    (tmp_path / "model").mkdir()  # the folder of a run: its config.json is no shape
+    (tmp_path / "model/config.json").write_bytes(shape)
+    with pytest.raises(NotFoundError, match=r"holds a run of training: give .*/model"):
         pretrain.main(config)
 
 

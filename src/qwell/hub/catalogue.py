@@ -83,7 +83,7 @@ def lookup(model: str) -> Entry:
     """The entry of an alias (`qwen2.5:7b-instruct`) or Hugging Face id (`Org/Name[:tag]`), which
     may be written as an address (`hf.co/Org/Name`). Raises NotFoundError with the nearest names,
     UsageError for what can be no name at all."""
-    model = ADDRESS.sub("", model)
+    model = plain_name(model)
     if "/" in model:
         return _by_id(model)
     entry = _aliases().get(model.lower())
@@ -160,10 +160,15 @@ def _generation(facts: dict[str, Any], size: str, variant: str) -> GenerationCon
     )
 
 
-ADDRESS = re.compile(r"(https?://)?(www\.)?(hf\.co|huggingface\.co)/", re.IGNORECASE)
-"""How the address of a model on Hugging Face begins, as browsers and other programs give it."""
+_ADDRESS = re.compile(r"(https?://)?(www\.)?(hf\.co|huggingface\.co)/", re.IGNORECASE)
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _TAG = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)*", re.ASCII)
+
+
+def plain_name(model: str) -> str:
+    """Without the address of Hugging Face, as browsers and other programs give it."""
+    address = _ADDRESS.match(model)
+    return re.sub("(/tree/main)?/?$", "", model[address.end() :]) if address else model
 
 
 def _by_id(model: str) -> Entry:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from qwell.errors import NotFoundError, UsageError
 from qwell.hub import store
-from qwell.hub.catalogue import ADDRESS, Entry, data, lookup
+from qwell.hub.catalogue import Entry, data, lookup, plain_name
 from qwell.hub.choose import choose, parts_of, whole
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def local_model(model: str) -> ResolvedModel | None:
 
 def _looks_like_path(model: str) -> bool:
     """Whether it can only be meant as a path: an id has one slash and no leading dot."""
-    outside = ADDRESS.sub("", model).partition(":")[0]
+    outside = plain_name(model).partition(":")[0]
     return bool(
         re.match(r"[./~\\]|[A-Za-z]:\\", model)
         or outside.count("/") > 1
@@ -117,7 +117,8 @@ def _folder(model: str, path: Path) -> ResolvedModel:
     ggufs = {parts_of(name)[0] for name in names if name.lower().endswith(".gguf")}
     if len(ggufs) == 1 and "config.json" not in names:
         return _gguf_set(model, path / ggufs.pop())
-    if "config.json" not in names and (path / "model" / "config.json").is_file():
+    has_weights = any(name.endswith(".safetensors") for name in names)  # config.json: the run's own
+    if not has_weights and (path / "model" / "config.json").is_file():
         raise NotFoundError(f"{path} holds a run of training: give {path / 'model'}")
     choose(None, names, str(path))
     return ResolvedModel(name=model, paths=(path,), kind="folder")

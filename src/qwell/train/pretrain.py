@@ -120,7 +120,7 @@ def model_config(config: PretrainConfig) -> ModelConfig | None:
         shape = _of_size(config.model, config.context)
     elif path.suffix == ".json":
         shape = _of_file(path)
-    elif (path / "config.json").is_file() and not list(path.glob("*.safetensors")):
+    elif _is_shape_alone(path):
         raise UsageError(
             f"{path} holds no weights: for new ones of its shape give --model {path}/config.json"
         )
@@ -139,6 +139,12 @@ def model_config(config: PretrainConfig) -> ModelConfig | None:
     theta = config.rope_theta or shape.rope_theta
     longest = max(config.context, shape.max_position_embeddings)
     return replace(shape, rope_theta=theta, max_position_embeddings=longest)
+
+
+def _is_shape_alone(path: Path) -> bool:
+    """Not so for the folder of a run, whose config.json is the run's: `resolve` tells of that."""
+    has_weights = any(path.glob("*.safetensors")) or (path / "model").is_dir()
+    return (path / "config.json").is_file() and not has_weights
 
 
 def _of_size(name: str, context: int) -> ModelConfig:

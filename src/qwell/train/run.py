@@ -129,9 +129,8 @@ def _run(config: TrainConfig, parts: Parts, checkpoints: RunCheckpoints, world: 
         write_whole(out / "config.json", json.dumps(config.to_dict(), indent=1).encode())
     with ExitStack() as stack:
         if world.is_first:
-            kept = (
-                loop.position.step if saved else -1
-            )  # of a run without a checkpoint nothing counts
+            # Of a run without a checkpoint nothing counts.
+            kept = loop.position.step if saved else -1
             meter.watchers += _watchers(config, out, kept, parts.total, stack)
         for text in notes:
             meter.watch({"kind": "note", "step": loop.position.step, "text": text})
