@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import json
 import os
@@ -173,6 +174,21 @@ def test_nothing_is_left_to_complain_of(start: Start) -> None:
     server.signal(signal.SIGINT)
     assert server.end() == 0
     assert server.process.stderr and "leak" not in server.process.stderr.read()
+
+
+def test_a_log_that_nobody_reads_stops_nothing(start: Start) -> None:
+    """It filled a pipe of the usual size after 465 answers; then the loop stood still for good."""
+    server = start()
+    err = server.process.stderr
+    assert err is not None
+    fcntl.fcntl(err, fcntl.F_SETPIPE_SZ, 4096)
+    for _ in range(60):
+        reply = server.ask("POST", "/v1/completions", {"prompt": "a", "max_tokens": 1})
+        assert reply.status == 200
+        reply.read()
+    server.signal(signal.SIGTERM)
+    assert server.end() == 0
+    assert err.readline().endswith(" s\n")  # the first lines are there
 
 
 def wait_until_not_ready(server: Running) -> None:

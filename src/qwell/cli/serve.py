@@ -89,7 +89,7 @@ def _serve(
     """Serves an opened model on an open socket until it is told to stop."""
     from qwell.engine.service import Service
     from qwell.server.app import App
-    from qwell.server.serve import Server, log_to_stderr, measured_speed, report
+    from qwell.server.serve import Server, log_to_stderr, measured_speed, report, tell
     from qwell.server.served import Served
 
     log_to_stderr()
@@ -104,7 +104,7 @@ def _serve(
     gc.collect()
     gc.freeze()  # what is loaded stays: looking through it again and again would stop streams
     try:
-        Server(app, sock, note).run_here()
+        Server(app, sock, tell).run_here()
     finally:
         gc.unfreeze()  # or the model would outlive the interpreter, which complains of that
 

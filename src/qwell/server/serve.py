@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import select
 import socket
-import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from time import monotonic
 from types import FrameType
 
@@ -96,9 +98,26 @@ def listen(settings: Settings) -> socket.socket:
     return sock
 
 
+def tell(text: str) -> None:
+    """A line on stderr, lost where nobody reads it: a full pipe, or a terminal that was stopped,
+    must not stop the loop, and with it every stream and the end."""
+    raw, stderr, room = f"{text}\n".encode(errors="backslashreplace"), 2, select.poll()
+    room.register(stderr, select.POLLOUT)
+    with suppress(OSError):
+        for at in range(0, len(raw), select.PIPE_BUF):  # what a pipe that has room takes at once
+            if not room.poll(0):
+                return
+            os.write(stderr, raw[at : at + select.PIPE_BUF])
+
+
+class _Log(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        tell(self.format(record))
+
+
 def log_to_stderr() -> None:
     """Faults, a line for each answer, and what --log-prompts asks for; never a prompt otherwise."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Log()
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
     for name, level in (("qwell.server", logging.INFO), ("uvicorn.error", logging.ERROR)):
         logger = logging.getLogger(name)
