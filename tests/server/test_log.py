@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from qwell.server.auth import new_key, read_keys
+from qwell.server.serve import tell
 from tests.server.live import live, random_llm, says, slow_llm
 
 COUNTS = r"\d+ prompt tokens, 0 of them cached; %s reply tokens; %s; \d+\.\d\d s"
@@ -58,3 +59,14 @@ def test_a_client_that_leaves(caplog: pytest.LogCaptureFixture) -> None:
             time.sleep(0.01)
     (line,) = lines(caplog)
     assert re.fullmatch(r"chatcmpl-\w+ -: " + COUNTS % ("0", "not finished"), line)
+
+
+def test_a_line_goes_to_stderr_whatever_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of a server that was started without one, 2 is the socket of a client."""
+    with (tmp_path / "err").open("w") as err:
+        monkeypatch.setattr("sys.stderr", err)
+        tell("half a character \ud800 " + "x" * 10_000)
+    assert (tmp_path / "err").read_text() == "half a character \\ud800 " + "x" * 10_000 + "\n"
+    assert capfd.readouterr() == ("", "")

@@ -11,6 +11,7 @@ import logging
 import os
 import select
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from time import monotonic
@@ -101,9 +102,10 @@ def listen(settings: Settings) -> socket.socket:
 def tell(text: str) -> None:
     """A line on stderr, lost where nobody reads it: a full pipe, or a terminal that was stopped,
     must not stop the loop, and with it every stream and the end."""
-    raw, stderr, room = f"{text}\n".encode(errors="backslashreplace"), 2, select.poll()
-    room.register(stderr, select.POLLOUT)
+    raw, room = f"{text}\n".encode(errors="backslashreplace"), select.poll()
     with suppress(OSError):
+        stderr = sys.stderr.fileno()  # not 2: that may be a client's, where the process had none
+        room.register(stderr, select.POLLOUT)
         for at in range(0, len(raw), select.PIPE_BUF):  # what a pipe that has room takes at once
             if not room.poll(0):
                 return
