@@ -122,6 +122,8 @@ def test_a_state_of_other_data_is_refused() -> None:
         packed([5, 6, 7, 8], 16).restore(state)
     with pytest.raises(DataError, match="tokens_per_row 16, not 32"):
         packed([5, 6, 7], 32).restore(state)
+    with pytest.raises(DataError, match=r"another order \(format 1, now 2\)"):
+        packed([5, 6, 7, 8], 16).restore(state | {"format": 1})
     with pytest.raises(DataError, match="the run began with overlong split"):
         packed([5, 6, 7], 16, overlong="drop").restore(state)
     with pytest.raises(DataError, match="seed 0 then, 1 now"):

@@ -27,6 +27,7 @@ Overlong = Literal["split", "refuse", "drop"]
 REACH = 8
 """Documents wait until they hold so many rows' tokens."""
 MAX_WAITING = 1024
+_FORMAT = 2  # of a state. 1: Parquet files of one row group were read in another order
 
 
 @dataclass
@@ -122,7 +123,7 @@ class PackedRows:
         """JSON: where the sources are, and which documents wait. No tokens."""
         at = [(w.address, w.piece) for w in self._waiting]
         return {
-            "format": 1,
+            "format": _FORMAT,
             "tokens_per_row": self.tokens_per_row,
             "overlong": self.overlong,
             "mixture": self.mixture.state(),
@@ -132,8 +133,12 @@ class PackedRows:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Raises DataError if the state is of other data or another T."""
+        if state.get("format") != _FORMAT:
+            raise DataError(
+                f"the run began when documents were read in another order (format "
+                f"{state.get('format')}, now {_FORMAT}): start it anew in another folder"
+            )
         for part, mine in (
-            ("format", 1),
             ("tokens_per_row", self.tokens_per_row),
             ("overlong", self.overlong),
         ):

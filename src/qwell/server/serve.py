@@ -103,7 +103,7 @@ def tell(text: str) -> None:
     """A line on stderr, lost where nobody reads it: a full pipe, or a terminal that was stopped,
     must not stop the loop, and with it every stream and the end."""
     raw, room = f"{text}\n".encode(errors="backslashreplace"), select.poll()
-    with suppress(OSError):
+    with suppress(OSError, AttributeError):  # the last: there is no stderr
         stderr = sys.stderr.fileno()  # not 2: that may be a client's, where the process had none
         room.register(stderr, select.POLLOUT)
         for at in range(0, len(raw), select.PIPE_BUF):  # what a pipe that has room takes at once
