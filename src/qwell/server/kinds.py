@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from qwell.server.auth import Tenant
 from qwell.server.chat import ChatExchange
 from qwell.server.completions import TextExchange
 from qwell.server.exchange import Exchange
-from qwell.server.requests import ChatRequest, TextRequest, read
+from qwell.server.requests import ChatRequest, Common, TextRequest, read
 from qwell.server.served import Served
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+R = TypeVar("R", bound=Common)
 
 
 def exchange_of(
@@ -21,8 +22,11 @@ def exchange_of(
     """The request `value` to CHAT or COMPLETIONS, read. Raises ApiError, QwellError."""
     if path == CHAT:
         chat, ignored = read(ChatRequest, value, strict=strict)
-        chat = replace(chat, qwell=replace(chat.qwell, truth=chat.qwell.truth or truth))
-        return ChatExchange(served, chat, ignored, tenant)
-    raw, ignored = read(TextRequest, value, strict=strict)
-    raw = replace(raw, qwell=replace(raw.qwell, truth=raw.qwell.truth or truth))
-    return TextExchange(served, raw, ignored, tenant)
+        return ChatExchange(served, _with(chat, truth), ignored, tenant)
+    text, ignored = read(TextRequest, value, strict=strict)
+    return TextExchange(served, _with(text, truth), ignored, tenant)
+
+
+def _with(request: R, truth: bool) -> R:
+    """The truth block may be asked for by a header too."""
+    return replace(request, qwell=replace(request.qwell, truth=request.qwell.truth or truth))

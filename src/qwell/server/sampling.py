@@ -12,14 +12,17 @@ from qwell.server.errors import ApiError
 from qwell.server.requests import Common
 from qwell.server.served import Served
 
-# Fields of a request that SamplingParams has under the same name and with the same meaning.
-_SAME_NAME = (
+_SHAPES = (
     "temperature",
     "top_p",
     "min_p",
     "repetition_penalty",
     "presence_penalty",
     "frequency_penalty",
+)
+# Fields of a request that SamplingParams has under the same name and with the same meaning.
+_SAME_NAME = (
+    *_SHAPES,
     "logit_bias",
     "seed",
     "stop",
@@ -27,18 +30,7 @@ _SAME_NAME = (
     "min_tokens",
     "ignore_eos",
 )
-_TOLD = (
-    "temperature",
-    "top_p",
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "top_k",
-    "max_tokens",
-    "stop",
-    "seed",
-)
+_TOLD = (*_SHAPES, "top_k", "max_tokens", "stop", "seed")
 """What the truth block tells, in this order."""
 
 
