@@ -8,11 +8,10 @@ learns for days.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from qwell.errors import NotFoundError
+from qwell.data.records import reading
 
 _CHUNK = 1 << 20
 
@@ -25,22 +24,14 @@ def content_hash(
     bytes. Raises NotFoundError for one that cannot be read."""
     whole, done, total = hashlib.sha256(), 0, 0
     for path in paths:
-        with _reading(path):
+        with reading(path):
             total += path.stat().st_size
     for path in paths:
         own = hashlib.sha256()
-        with _reading(path), path.open("rb") as file:
+        with reading(path), path.open("rb") as file:
             while chunk := file.read(_CHUNK):
                 own.update(chunk)
                 done += len(chunk)
                 progress(done, total)
         whole.update(own.digest())
     return whole.hexdigest()
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise NotFoundError(f"{path}: cannot be read ({error.strerror}): check it") from error

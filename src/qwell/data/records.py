@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -149,13 +150,10 @@ def joined_blocks(parts: Sequence[Sequence[int]]) -> list[int]:
 def _line_starts(path: Path) -> NDArray[np.int64]:
     """Where each line begins, and the size of the file behind the last."""
     found, at = [np.zeros(1, np.int64)], 0
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                found.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == 10) + (at + 1))
-                at += len(chunk)
-    except OSError as error:
-        raise NotFoundError(f"{path}: cannot be read ({error.strerror}): check it") from error
+    with reading(path), path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            found.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == 10) + (at + 1))
+            at += len(chunk)
     starts = np.concatenate(found)
     return starts if starts[-1] == at else np.append(starts, at)
 
@@ -163,7 +161,7 @@ def _line_starts(path: Path) -> NDArray[np.int64]:
 def _blank_lines(path: Path, starts: NDArray[np.int64]) -> list[int]:
     """Only short ones are looked at, there may be millions: through one open file."""
     short = np.flatnonzero(np.diff(starts) <= _BLANK).tolist()
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
 
         def is_blank(line: int) -> bool:
             file.seek(starts[line])
@@ -178,15 +176,21 @@ def _bytes(path: Path, starts: NDArray[np.int64], line: int) -> bytes:
 
 def _read(path: Path, start: int = 0, end: int | None = None) -> bytes:
     """Bytes start..end of a file, which must still have them."""
-    try:
-        with path.open("rb") as file:
-            file.seek(start)
-            raw = file.read() if end is None else file.read(end - start)
-    except OSError as error:
-        raise NotFoundError(f"{path}: cannot be read ({error.strerror}): check it") from error
+    with reading(path), path.open("rb") as file:
+        file.seek(start)
+        raw = file.read() if end is None else file.read(end - start)
     if end is not None and len(raw) < end - start:
         raise DataError(f"{path}: has become shorter while it was in use: start again")
     return raw
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns the operating system's refusals into NotFoundError."""
+    try:
+        yield
+    except OSError as error:
+        raise NotFoundError(f"{path}: cannot be read ({error.strerror}): check it") from error
 
 
 def loads(text: bytes | str) -> Any:
@@ -217,15 +221,12 @@ def _decoded(raw: bytes, place: str, *, at_start: bool = False) -> str:
 def _text_cuts(path: Path, piece: int) -> list[int]:
     """Offsets 0, ..., size that cut a text file behind line ends into at most `piece` bytes."""
     cuts = [0]
-    try:
-        with path.open("rb") as file:
-            while len(chunk := file.read(piece)) == piece:
-                cut = chunk.rfind(b"\n") + 1 or _character_start(chunk)
-                cuts.append(cuts[-1] + cut)
-                _decoded(chunk[:cut], f"{path} from byte {cuts[-2]}")
-                file.seek(cuts[-1])
-    except OSError as error:
-        raise NotFoundError(f"{path}: cannot be read ({error.strerror}): check it") from error
+    with reading(path), path.open("rb") as file:
+        while len(chunk := file.read(piece)) == piece:
+            cut = chunk.rfind(b"\n") + 1 or _character_start(chunk)
+            cuts.append(cuts[-1] + cut)
+            _decoded(chunk[:cut], f"{path} from byte {cuts[-2]}")
+            file.seek(cuts[-1])
     _decoded(chunk, f"{path} from byte {cuts[-1]}")
     return [*cuts, cuts[-1] + len(chunk)] if chunk else cuts
 
